@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+ *
+ * The few kernel types that the programs read, by hand: CO-RE finds each field's real place on the machine that loads
+ * them, so only names count here. Nothing comes from one machine's vmlinux.h.
+ * Only structures whose names are unique in kernel BTF may stand here (aya picks the first of several).
+ */
+#pragma once
+
+#include <linux/bpf.h>
+#include <linux/types.h>
+
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_helpers.h>
+
+typedef __u8 u8;
+typedef __u32 u32;
+typedef __s32 s32;
+typedef __u64 u64;
+typedef __s64 s64;
+
+#define CORE __attribute__((preserve_access_index))
+
+struct kernfs_node {
+	u64 id; /* inode number and generation in one since 5.5 */
+} CORE;
+
+struct cgroup;
+
+struct cgroup_subsys_state {
+	struct cgroup *cgroup;
+	struct cgroup_subsys_state *parent;
+} CORE;
+
+struct cgroup_root;
+
+struct cgroup {
+	struct cgroup_subsys_state self;
+	struct kernfs_node *kn;
+	struct cgroup_root *root;
+} CORE;
+
+/* The kernel's own numbers are found at load: they depend on its configuration. */
+enum cgroup_subsys_id {
+	cpu_cgrp_id = 1,
+	memory_cgrp_id = 4,
+	pids_cgrp_id = 11,
+};
+
+struct css_set {
+	struct cgroup_subsys_state *subsys[1]; /* as many as the kernel has controllers */
+	struct cgroup *dfl_cgrp;
+} CORE;
+
+typedef struct {
+	int counter;
+} atomic_t;
+
+struct signal_struct {
+	atomic_t live;
+	int group_exit_code;
+} CORE;
+
+struct task_struct {
+	int pid;
+	int tgid;
+	int exit_code;
+	u64 start_boottime; /* since 5.5 */
+	struct task_struct *group_leader;
+	struct task_struct *real_parent;
+	struct signal_struct *signal;
+	struct css_set *cgroups;
+} CORE;
+
+struct linux_binprm {
+	const char *filename;
+} CORE;
+
+/* What a probe sees of the registers; the layout is ABI (asm/ptrace.h). */
+#if defined(__TARGET_ARCH_x86)
+struct pt_regs {
+	unsigned long r15, r14, r13, r12, bp, bx, r11, r10, r9, r8, ax, cx, dx, si, di, orig_ax, ip, cs, flags, sp, ss;
+};
+#define ARG1(regs) ((regs)->di)
+#define ARG2(regs) ((regs)->si)
+#define ARG3(regs) ((regs)->dx)
+#define ARG4(regs) ((regs)->cx)
+#define ARG5(regs) ((regs)->r8)
+#define RESULT(regs) ((regs)->ax)
+#define STACK(regs) ((regs)->sp)
+/* A call pushes the return address; after the return it is gone. */
+#define RETURN_ADDRESS_SIZE 8
+#elif defined(__TARGET_ARCH_arm64)
+struct pt_regs {
+	unsigned long regs[31], sp, pc, pstate;
+};
+#define ARG1(r) ((r)->regs[0])
+#define ARG2(r) ((r)->regs[1])
+#define ARG3(r) ((r)->regs[2])
+#define ARG4(r) ((r)->regs[3])
+#define ARG5(r) ((r)->regs[4])
+#define RESULT(r) ((r)->regs[0])
+#define STACK(r) ((r)->sp)
+#define RETURN_ADDRESS_SIZE 0
+#else
+#error "no register layout for this architecture"
+#endif

@@ -1,0 +1,277 @@
+//! What the kernel said, as the pipeline takes it.
+//!
+//! Capture and everything after it meet here only, and only by value: the part that reads hostile bytes can become a
+//! process of its own.
+
+use agentsight_ebpf::{
+    DIRECTION_WRITE, EventHeader, Layout, ProcessContainer, ProcessExec, ProcessExit, ProcessFork, TlsClosed,
+    TlsData, closed, kind,
+};
+use agentsight_genai::http::{Direction, End};
+
+/// Records in the order in which the kernel made them.
+#[derive(Default)]
+pub struct Batch {
+    /// For each record its length (4 bytes, little endian), then the record.
+    bytes: Vec<u8>,
+}
+
+impl Batch {
+    /// An empty batch with room for some bytes.
+    pub fn with_capacity(bytes: usize) -> Batch {
+        Batch { bytes: Vec::with_capacity(bytes) }
+    }
+
+    /// Adds a record as it stands in the ring; of one with plaintext, only as much as is filled.
+    pub fn push(&mut self, record: &[u8]) {
+        let filled = match TlsData::read(record) {
+            Some((data, _)) if data.header.kind == kind::TLS_DATA => {
+                size_of::<TlsData>().saturating_add(data.length as usize).min(record.len())
+            }
+            _ => record.len(),
+        };
+        self.bytes.extend_from_slice(&u32::try_from(filled).unwrap_or(0).to_le_bytes());
+        self.bytes.extend_from_slice(&record[..filled]);
+    }
+
+    /// Bytes held.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether there is no record.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// The events, in order. A record that is no event, which the kernel half never makes, is passed over.
+    pub fn events(&self) -> impl Iterator<Item = Event<'_>> {
+        let mut rest = self.bytes.as_slice();
+        std::iter::from_fn(move || {
+            loop {
+                let (length, after) = rest.split_first_chunk::<4>()?;
+                let (record, after) = after.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+                rest = after;
+                if let Some(event) = Event::read(record) {
+                    return Some(event);
+                }
+            }
+        })
+    }
+}
+
+/// A process: an id that the kernel reuses, and the start that tells its users apart.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct ProcessId {
+    /// Process id in the initial pid namespace.
+    pub tgid: u32,
+    /// When it started, CLOCK_BOOTTIME, ns.
+    pub started: u64,
+}
+
+/// A connection: an object of a process, and the time that tells its reuses apart.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct ConnectionId {
+    /// The process that it belongs to.
+    pub process: ProcessId,
+    /// Address of the TLS library's object.
+    pub ssl: u64,
+    /// When that object was first seen, CLOCK_MONOTONIC, ns.
+    pub generation: u64,
+}
+
+/// One event.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Event<'a> {
+    /// CLOCK_MONOTONIC, ns.
+    pub time: u64,
+    /// Whose it is.
+    pub process: ProcessId,
+    /// What happened.
+    pub what: What<'a>,
+}
+
+/// What can happen.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum What<'a> {
+    /// Plaintext moved.
+    Data {
+        /// On which connection.
+        connection: ConnectionId,
+        /// Which way.
+        direction: Direction,
+        /// Of the first byte, in its direction of the connection.
+        offset: u64,
+        /// Whether the connection was seen from its beginning.
+        from_start: bool,
+        /// The bytes.
+        data: &'a [u8],
+    },
+    /// A connection's object was freed or cleared.
+    Closed {
+        /// Which connection.
+        connection: ConnectionId,
+        /// Bytes that were received on it, captured or not.
+        received: u64,
+        /// Bytes that were sent on it, captured or not.
+        sent: u64,
+        /// Who ended it, as far as the library tells.
+        end: End,
+    },
+    /// The process is a child of that one.
+    Fork {
+        /// Process id of the parent.
+        parent: u32,
+    },
+    /// The process runs another program.
+    Exec {
+        /// Process id of the parent.
+        parent: u32,
+        /// The path given to exec; bytes, and cut at 255.
+        filename: &'a [u8],
+    },
+    /// The process runs in a container: in a selected cgroup, or below one.
+    Container {
+        /// Id of the selected cgroup.
+        cgroup: u64,
+    },
+    /// The process ended.
+    Exit {
+        /// As wait(2) gives it.
+        status: i32,
+    },
+}
+
+impl<'a> Event<'a> {
+    fn read(record: &'a [u8]) -> Option<Event<'a>> {
+        let (header, _) = EventHeader::read(record)?;
+        let process = ProcessId { tgid: header.tgid, started: header.started };
+        let what = match header.kind {
+            kind::TLS_DATA => {
+                let (event, data) = TlsData::read(record)?;
+                What::Data {
+                    connection: ConnectionId { process, ssl: event.ssl, generation: event.generation },
+                    direction: if event.direction == DIRECTION_WRITE {
+                        Direction::Sent
+                    } else {
+                        Direction::Received
+                    },
+                    offset: event.offset,
+                    from_start: event.from_start != 0,
+                    data: data.get(..event.length as usize)?,
+                }
+            }
+            kind::TLS_CLOSED => {
+                let (event, _) = TlsClosed::read(record)?;
+                What::Closed {
+                    connection: ConnectionId { process, ssl: event.ssl, generation: event.generation },
+                    received: event.offset[0],
+                    sent: event.offset[1],
+                    end: match event.how {
+                        closed::BY_US => End::Cancelled,
+                        closed::BY_PEER => End::Cut,
+                        _ => End::Unknown,
+                    },
+                }
+            }
+            kind::FORK => What::Fork { parent: ProcessFork::read(record)?.0.parent },
+            kind::EXEC => {
+                let (event, _) = ProcessExec::read(record)?;
+                let length = (event.length as usize).min(event.filename.len());
+                // The copy in `event` would not live long enough: the name stands in the record at the same place.
+                let start = size_of::<ProcessExec>() - event.filename.len();
+                What::Exec { parent: event.parent, filename: record.get(start..start + length)? }
+            }
+            kind::CONTAINER => What::Container { cgroup: ProcessContainer::read(record)?.0.cgroup },
+            kind::EXIT => What::Exit { status: ProcessExit::read(record)?.0.code },
+            _ => return None,
+        };
+        Some(Event { time: header.time, process, what })
+    }
+}
+
+/// Records as the kernel makes them, for tests of the stages behind.
+#[cfg(test)]
+pub(crate) mod fixtures {
+    use super::*;
+
+    pub(crate) fn header(kind: u32, tgid: u32, time: u64) -> Vec<u8> {
+        let started = 50u64;
+        [&kind.to_ne_bytes()[..], &tgid.to_ne_bytes(), &time.to_ne_bytes(), &started.to_ne_bytes()].concat()
+    }
+
+    /// `room` bytes are reserved, of which `payload` fills the first.
+    pub(crate) fn data(
+        tgid: u32,
+        time: u64,
+        way: Direction,
+        offset: u64,
+        payload: &[u8],
+        room: usize,
+    ) -> Vec<u8> {
+        let length = payload.len() as u64;
+        let numbers = [0xabc, 90, offset, offset + length].map(u64::to_ne_bytes).concat();
+        let sizes = [8, u32::try_from(length).unwrap()].map(u32::to_ne_bytes).concat();
+        let flags = [u8::from(way == Direction::Sent), 1, 0, 0, 0, 0, 0, 0];
+        let mut record =
+            [&header(kind::TLS_DATA, tgid, time), &numbers, &sizes, &flags[..], payload].concat();
+        record.resize(record.len() + room - payload.len(), 0xee);
+        record
+    }
+
+    pub(crate) fn closed(tgid: u32, time: u64, received: u64, sent: u64, how: u8) -> Vec<u8> {
+        let numbers = [0xabc, 90, received, sent].map(u64::to_ne_bytes).concat();
+        [&header(kind::TLS_CLOSED, tgid, time), &numbers, &[how, 0, 0, 0, 0, 0, 0, 0][..]].concat()
+    }
+
+    pub(crate) fn exec(tgid: u32, time: u64, path: &str) -> Vec<u8> {
+        let mut name = [0u8; 256];
+        name[..path.len()].copy_from_slice(path.as_bytes());
+        let sizes = [3, u32::try_from(path.len()).unwrap()].map(u32::to_ne_bytes).concat();
+        [&header(kind::EXEC, tgid, time), &sizes, &name[..]].concat()
+    }
+
+    pub(crate) fn container(tgid: u32, time: u64, cgroup: u64) -> Vec<u8> {
+        [&header(kind::CONTAINER, tgid, time)[..], &cgroup.to_ne_bytes()].concat()
+    }
+
+    pub(crate) fn exit(tgid: u32, time: u64, status: i32) -> Vec<u8> {
+        [&header(kind::EXIT, tgid, time), &status.to_ne_bytes()[..], &[0; 4]].concat()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fixtures::{data, exec, header};
+    use super::*;
+
+    #[test]
+    fn a_record_keeps_only_the_bytes_that_are_filled() {
+        let mut batch = Batch::default();
+        batch.push(&data(7, 100, Direction::Sent, 1000, b"hello", 256));
+        assert_eq!(batch.len(), 4 + 72 + 5);
+        let events: Vec<_> = batch.events().collect();
+        let [Event { time: 100, what: What::Data { data, offset, from_start, direction, .. }, .. }] =
+            events[..]
+        else {
+            panic!("{events:?}")
+        };
+        assert_eq!((data, offset, from_start, direction), (&b"hello"[..], 1000, true, Direction::Sent));
+    }
+
+    #[test]
+    fn a_record_that_is_no_event_is_passed_over() {
+        let mut batch = Batch::default();
+        batch.push(b"short");
+        batch.push(&header(99, 7, 100));
+        batch.push(&data(7, 100, Direction::Sent, 0, b"x", 256));
+        assert_eq!(batch.events().count(), 1);
+    }
+
+    #[test]
+    fn the_name_of_a_program_ends_where_its_length_says() {
+        let mut batch = Batch::default();
+        batch.push(&exec(7, 100, "/bin/tr"));
+        assert_eq!(batch.events().next().unwrap().what, What::Exec { parent: 3, filename: b"/bin/tr" });
+    }
+}

@@ -1,0 +1,572 @@
+//! Where to probe in a file: reads an ELF file and plans the probes on the TLS functions that it holds.
+//!
+//! A probe on an instruction that the kernel emulates costs 1 to 2 µs, on any other 10 to 12 µs in a virtual machine,
+//! where single-stepping raises an exception that the hypervisor intercepts (`docs/performance.md`). So the plan looks
+//! for such an instruction, but never gives up being right: a return probe stands only where the stack pointer still
+//! points at the return address, since it overwrites what stands there.
+
+use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register};
+use object::read::elf::{ElfFile64, FileHeader};
+use object::{
+    Endianness, Object, ObjectSegment, ObjectSymbol, ObjectSymbolTable, ReadCache, ReadRef, SymbolKind,
+};
+use std::collections::HashMap;
+use std::fs::File;
+
+/// What a file is good for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// These probes show its plaintext.
+    Traceable(Plan),
+    /// It holds a TLS implementation that cannot be probed.
+    Untraceable(Reason),
+    /// It holds no TLS implementation of its own.
+    NoTls,
+}
+
+/// Why plaintext that passes through a file stays unseen.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum Reason {
+    /// GnuTLS.
+    GnuTls,
+    /// Mozilla's NSS.
+    Nss,
+    /// Go's crypto/tls.
+    GoTls,
+    /// A Java virtual machine: its TLS is Java code.
+    JavaTls,
+    /// OpenSSL's functions are there, in a shape that no safe probe fits.
+    UnknownShape,
+    /// A machine code that this build does not read.
+    Architecture,
+    /// No TLS library at all: plaintext, or an implementation that is not known.
+    NoTlsLibrary,
+    /// The file could not be read, or the kernel refused the probes.
+    Failed,
+}
+
+impl Reason {
+    /// All reasons.
+    pub const ALL: [Reason; 8] = [
+        Reason::GnuTls,
+        Reason::Nss,
+        Reason::GoTls,
+        Reason::JavaTls,
+        Reason::UnknownShape,
+        Reason::Architecture,
+        Reason::NoTlsLibrary,
+        Reason::Failed,
+    ];
+
+    /// The reason as status, metrics and documents name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Reason::GnuTls => "GnuTls",
+            Reason::Nss => "Nss",
+            Reason::GoTls => "GoTls",
+            Reason::JavaTls => "JavaTls",
+            Reason::UnknownShape => "UnknownShape",
+            Reason::Architecture => "Architecture",
+            Reason::NoTlsLibrary => "NoTlsLibrary",
+            Reason::Failed => "Failed",
+        }
+    }
+}
+
+/// The probes of one file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Plan {
+    /// The GNU build-id, where the file has one.
+    pub build_id: Option<Vec<u8>>,
+    /// What is probed, in the order of attachment: connection objects before the calls that use them.
+    pub probes: Vec<Probe>,
+}
+
+impl Plan {
+    /// Probes that the kernel must single-step.
+    pub fn stepped(&self) -> usize {
+        self.probes.iter().filter(|probe| !probe.emulated).count()
+    }
+}
+
+/// One probe.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Probe {
+    /// The program that runs there.
+    pub program: Program,
+    /// Offset in the file.
+    pub offset: u64,
+    /// For [`Program::FreeState`].
+    pub cookie: Option<u64>,
+    /// Whether the kernel emulates the instruction there.
+    pub emulated: bool,
+}
+
+/// A program of `ebpf/src/bpf/openssl.bpf.h`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Program {
+    /// `SSL_read(ssl, buffer, int)`.
+    ReadInt,
+    /// `SSL_read_ex(ssl, buffer, size, *moved)`.
+    ReadEx,
+    /// `SSL_write(ssl, buffer, int)`.
+    WriteInt,
+    /// `SSL_write_ex(ssl, buffer, size, *moved)`.
+    WriteEx,
+    /// `SSL_write_ex2(ssl, buffer, size, flags, *moved)`.
+    WriteEx2,
+    /// `SSL_sendfile(ssl, fd, offset, size, flags)`.
+    Sendfile,
+    /// Return of any of the above.
+    Leave,
+    /// Return of `SSL_new`.
+    NewLeave,
+    /// `SSL_free(ssl)`.
+    Free,
+    /// The same, with the places of two fields in its cookie.
+    FreeState,
+    /// `SSL_clear(ssl)`.
+    Clear,
+}
+
+impl Program {
+    /// All programs.
+    pub const ALL: [Program; 11] = [
+        Program::ReadInt,
+        Program::ReadEx,
+        Program::WriteInt,
+        Program::WriteEx,
+        Program::WriteEx2,
+        Program::Sendfile,
+        Program::Leave,
+        Program::NewLeave,
+        Program::Free,
+        Program::FreeState,
+        Program::Clear,
+    ];
+
+    /// Its name in the object.
+    pub fn name(self) -> &'static str {
+        match self {
+            Program::ReadInt => "read_int",
+            Program::ReadEx => "read_ex",
+            Program::WriteInt => "write_int",
+            Program::WriteEx => "write_ex",
+            Program::WriteEx2 => "write_ex2",
+            Program::Sendfile => "sendfile_enter",
+            Program::Leave => "leave",
+            Program::NewLeave => "new_leave",
+            Program::Free => "free_enter",
+            Program::FreeState => "free_enter_state",
+            Program::Clear => "clear_enter",
+        }
+    }
+}
+
+/// Why a file could not be judged.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It is no ELF file, or a broken one.
+    #[error("not a readable ELF file: {0}")]
+    Elf(#[from] object::Error),
+}
+
+/// Judges an ELF file.
+///
+/// # Errors
+/// [`Error::Elf`] when the file is no ELF file of 64 bits, or a broken one.
+pub fn judge(file: &File) -> Result<Verdict, Error> {
+    let cache = ReadCache::new(file);
+    judge_data(&cache)
+}
+
+fn judge_data<'data, R: ReadRef<'data>>(data: R) -> Result<Verdict, Error> {
+    let elf = ElfFile64::<Endianness, R>::parse(data)?;
+    let symbols = TlsSymbols::find(&elf);
+    if !symbols.has("SSL_read") || !symbols.has("SSL_write") {
+        return Ok(symbols.other.map_or(Verdict::NoTls, Verdict::Untraceable));
+    }
+    if elf.elf_header().e_machine(elf.endian()) != object::elf::EM_X86_64 {
+        return Ok(Verdict::Untraceable(Reason::Architecture));
+    }
+    let code = Code64 { elf: &elf, symbols: &symbols };
+    let Some(probes) = code.plan() else { return Ok(Verdict::Untraceable(Reason::UnknownShape)) };
+    let build_id = elf.build_id()?.map(<[u8]>::to_vec);
+    Ok(Verdict::Traceable(Plan { build_id, probes }))
+}
+
+const OPENSSL: &[&str] = &[
+    "SSL_read",
+    "SSL_read_ex",
+    "SSL_write",
+    "SSL_write_ex",
+    "SSL_write_ex2",
+    "SSL_new",
+    "SSL_free",
+    "SSL_clear",
+    "SSL_sendfile",
+    "SSL_get_shutdown",
+    "SSL_in_init",
+];
+
+/// Symbols that say which other TLS implementation a file is.
+const OTHERS: &[(&str, Reason)] = &[
+    ("gnutls_record_recv", Reason::GnuTls),
+    ("SSL_ImportFD", Reason::Nss),
+    ("crypto/tls.(*Conn).Read", Reason::GoTls),
+    ("JNI_CreateJavaVM", Reason::JavaTls),
+];
+
+struct TlsSymbols {
+    /// Address by name: dynamic symbols before those of `.symtab`.
+    addresses: HashMap<&'static str, u64>,
+    other: Option<Reason>,
+}
+
+impl TlsSymbols {
+    fn find<'data, R: ReadRef<'data>>(elf: &ElfFile64<'data, Endianness, R>) -> TlsSymbols {
+        let mut found = TlsSymbols { addresses: HashMap::new(), other: None };
+        for symbol in elf.dynamic_symbols().chain(elf.symbols()) {
+            if symbol.is_undefined() || symbol.address() == 0 || symbol.kind() != SymbolKind::Text {
+                continue;
+            }
+            let Ok(name) = symbol.name_bytes() else { continue };
+            if let Some(known) = OPENSSL.iter().find(|known| known.as_bytes() == name) {
+                found.addresses.entry(known).or_insert(symbol.address());
+            } else if let Some((_, reason)) = OTHERS.iter().find(|(other, _)| other.as_bytes() == name) {
+                found.other.get_or_insert(*reason);
+            }
+        }
+        found
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.addresses.contains_key(name)
+    }
+}
+
+/// How far a function is read in search of its first call, in bytes: all seen hold it in their first 64.
+const READ_AHEAD: usize = 256;
+
+/// A place where a probe may stand.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Place {
+    address: u64,
+    emulated: bool,
+}
+
+/// What stands behind an exported function: itself, or the internal one that it hands its arguments to.
+struct Target {
+    place: Place,
+    program: Program,
+}
+
+struct Code64<'a, 'data, R: ReadRef<'data>> {
+    elf: &'a ElfFile64<'data, Endianness, R>,
+    symbols: &'a TlsSymbols,
+}
+
+impl<'data, R: ReadRef<'data>> Code64<'_, 'data, R> {
+    fn plan(&self) -> Option<Vec<Probe>> {
+        let mut probes = Vec::new();
+        if let Some(place) = self.symbol("SSL_new").and_then(|address| self.entry(address)) {
+            self.add(&mut probes, Program::NewLeave, place, None)?;
+        }
+        if let Some(place) = self.symbol("SSL_clear").and_then(|address| self.entry(address)) {
+            self.add(&mut probes, Program::Clear, place, None)?;
+        }
+        if let Some(place) = self.symbol("SSL_free").and_then(|address| self.entry(address)) {
+            let cookie = self.state_fields();
+            let program = if cookie.is_some() { Program::FreeState } else { Program::Free };
+            self.add(&mut probes, program, place, cookie)?;
+        }
+        let mut targets = self.reads()?;
+        targets.extend(self.writes()?);
+        if let Some(place) = self.symbol("SSL_sendfile").and_then(|address| self.entry(address)) {
+            targets.push(Target { place, program: Program::Sendfile });
+        }
+        for target in targets {
+            self.add(&mut probes, target.program, target.place, None)?;
+            self.add(&mut probes, Program::Leave, target.place, None)?;
+        }
+        Some(probes)
+    }
+
+    fn add(
+        &self,
+        probes: &mut Vec<Probe>,
+        program: Program,
+        place: Place,
+        cookie: Option<u64>,
+    ) -> Option<()> {
+        let offset = self.file_offset(place.address)?;
+        probes.push(Probe { program, offset, cookie, emulated: place.emulated });
+        Some(())
+    }
+
+    fn symbol(&self, name: &str) -> Option<u64> {
+        self.symbols.addresses.get(name).copied()
+    }
+
+    /// `ssl_read_internal` serves SSL_read and SSL_read_ex in every OpenSSL since 1.1.1: one pair of probes, on the
+    /// `push` that it begins with.
+    fn reads(&self) -> Option<Vec<Target>> {
+        let (read, read_ex) = (self.symbol("SSL_read")?, self.symbol("SSL_read_ex"));
+        if let (Some(internal), Some(read_ex)) = (self.first_call(read), read_ex) {
+            let place = self.entry(internal.target);
+            if let (Some(place), true) = (place, internal.moved == Some(Register::RCX))
+                && self.leads_to(read_ex, internal.target)
+                && (place.emulated || !self.entry(read)?.emulated)
+            {
+                return Some(vec![Target { place, program: Program::ReadEx }]);
+            }
+        }
+        let mut targets = vec![Target { place: self.entry(read)?, program: Program::ReadInt }];
+        // LibreSSL's SSL_read_ex calls SSL_read: it is seen there.
+        if let Some(read_ex) = read_ex.filter(|read_ex| *read_ex != read && !self.leads_to(*read_ex, read)) {
+            targets.push(Target { place: self.entry(read_ex)?, program: Program::ReadEx });
+        }
+        Some(targets)
+    }
+
+    /// The same for `ssl_write_internal`, which takes flags before its last argument since 3.3.
+    fn writes(&self) -> Option<Vec<Target>> {
+        let (write, write_ex) = (self.symbol("SSL_write")?, self.symbol("SSL_write_ex"));
+        if let (Some(internal), Some(write_ex)) = (self.first_call(write), write_ex) {
+            let program = match internal.moved {
+                Some(Register::RCX) => Some(Program::WriteEx),
+                Some(Register::R8) => Some(Program::WriteEx2),
+                _ => None,
+            };
+            if let (Some(place), Some(program)) = (self.entry(internal.target), program)
+                && self.leads_to(write_ex, internal.target)
+                && (place.emulated || !self.entry(write)?.emulated)
+            {
+                return Some(vec![Target { place, program }]);
+            }
+        }
+        let mut targets = vec![Target { place: self.entry(write)?, program: Program::WriteInt }];
+        let write_ex2 = self.symbol("SSL_write_ex2");
+        if let Some(address) = write_ex.filter(|address| *address != write && !self.leads_to(*address, write))
+        {
+            if write_ex2.is_none_or(|write_ex2| !self.leads_to(address, write_ex2)) {
+                targets.push(Target { place: self.entry(address)?, program: Program::WriteEx });
+            }
+            if let Some(write_ex2) = write_ex2 {
+                targets.push(Target { place: self.entry(write_ex2)?, program: Program::WriteEx2 });
+            }
+        }
+        Some(targets)
+    }
+
+    /// Where a function can be probed at entry and return alike: its first instruction, or the one after `endbr64`.
+    fn entry(&self, address: u64) -> Option<Place> {
+        let mut instructions = self.decode(address)?;
+        let first = instructions.next()?;
+        let first = if first.code() == Code::Endbr64 { instructions.next()? } else { first };
+        (first.code() != Code::INVALID).then(|| Place { address: first.ip(), emulated: is_emulated(&first) })
+    }
+
+    /// The first call or jump that a function makes with its own first argument still in its register.
+    fn first_call(&self, address: u64) -> Option<FirstCall> {
+        let mut moved = None;
+        for instruction in self.decode(address)? {
+            match instruction.flow_control() {
+                FlowControl::Call | FlowControl::UnconditionalBranch => {
+                    if instruction.op0_kind() != OpKind::NearBranch64 {
+                        return None;
+                    }
+                    return Some(FirstCall { target: instruction.near_branch64(), moved });
+                }
+                FlowControl::Next | FlowControl::ConditionalBranch => {}
+                _ => return None,
+            }
+            if instruction.op0_kind() == OpKind::Register && writes_op0(&instruction) {
+                match instruction.op0_register().full_register() {
+                    // The connection is gone from its register: what is called now is something else.
+                    Register::RDI => return None,
+                    // `lea rcx,[rsp+8]` or `mov rcx,rsp`: the address of a local variable.
+                    register @ (Register::RCX | Register::R8) if is_stack_address(&instruction) => {
+                        moved = Some(register);
+                    }
+                    register if moved == Some(register) => moved = None,
+                    _ => {}
+                }
+            }
+        }
+        None
+    }
+
+    /// Whether a function hands its first argument to `target`, perhaps through a jump, its own PLT, or one function
+    /// between (SSL_write_ex, SSL_write_ex2, ssl_write_internal in 3.5).
+    fn leads_to(&self, address: u64, target: u64) -> bool {
+        let mut at = address;
+        for _ in 0..4 {
+            let Some(call) = self.first_call(at) else { return false };
+            if call.target == target {
+                return true;
+            }
+            at = self.through_plt(call.target).unwrap_or(call.target);
+            if at == target {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// The address of the function of this very file behind a PLT entry.
+    fn through_plt(&self, address: u64) -> Option<u64> {
+        let slot = self.decode(address)?.take(2).find_map(|instruction| {
+            (instruction.mnemonic() == Mnemonic::Jmp && instruction.is_ip_rel_memory_operand())
+                .then(|| instruction.ip_rel_memory_address())
+        })?;
+        let symbol =
+            self.elf.dynamic_relocations()?.find_map(|(place, relocation)| match relocation.target() {
+                object::RelocationTarget::Symbol(index) if place == slot => Some(index),
+                _ => None,
+            })?;
+        let symbol = self.elf.dynamic_symbol_table()?.symbol_by_index(symbol).ok()?;
+        (!symbol.is_undefined()).then(|| symbol.address())
+    }
+
+    /// The offsets of the fields that SSL_get_shutdown and SSL_in_init return, as the cookie of [`Program::FreeState`].
+    fn state_fields(&self) -> Option<u64> {
+        let shutdown = self.returned_field(self.symbol("SSL_get_shutdown")?)?;
+        let in_init = self.returned_field(self.symbol("SSL_in_init")?)?;
+        Some(u64::from(shutdown) | u64::from(in_init) << 32)
+    }
+
+    /// The offset of the field of its first argument that a function of nothing else returns.
+    fn returned_field(&self, address: u64) -> Option<u32> {
+        let mut field = None;
+        for instruction in self.decode(address)?.take(6) {
+            match instruction.mnemonic() {
+                Mnemonic::Mov
+                    if instruction.op0_register() == Register::EAX
+                        && instruction.op1_kind() == OpKind::Memory
+                        && instruction.memory_base() == Register::RDI
+                        && instruction.memory_index() == Register::None =>
+                {
+                    field = u32::try_from(instruction.memory_displacement64()).ok();
+                }
+                Mnemonic::Ret => return field,
+                // Hardened builds clear the registers that the caller may not rely on.
+                Mnemonic::Endbr64 | Mnemonic::Nop => {}
+                Mnemonic::Xor if instruction.op0_register() != Register::EAX => {}
+                // Since 3.2 a QUIC object goes another way: then the library does not tell.
+                _ => return None,
+            }
+        }
+        None
+    }
+
+    fn decode(&self, address: u64) -> Option<impl Iterator<Item = Instruction> + use<'data, R>> {
+        let bytes = self.bytes(address)?;
+        let mut decoder = Decoder::with_ip(64, bytes, address, DecoderOptions::NONE);
+        Some(std::iter::from_fn(move || decoder.can_decode().then(|| decoder.decode())))
+    }
+
+    /// Code at an address, as far as it may be needed.
+    fn bytes(&self, address: u64) -> Option<&'data [u8]> {
+        self.elf.segments().find_map(|segment| {
+            let end = segment.address().checked_add(segment.size())?;
+            if !(segment.address()..end).contains(&address) {
+                return None;
+            }
+            let (start, size) = segment.file_range();
+            let at = address - segment.address();
+            let length = size.checked_sub(at)?.min(READ_AHEAD as u64);
+            self.elf.data().read_bytes_at(start.checked_add(at)?, length).ok()
+        })
+    }
+
+    fn file_offset(&self, address: u64) -> Option<u64> {
+        self.elf.segments().find_map(|segment| {
+            let (start, size) = segment.file_range();
+            let at = address.checked_sub(segment.address())?;
+            (at < size).then(|| start.checked_add(at)).flatten()
+        })
+    }
+}
+
+struct FirstCall {
+    target: u64,
+    /// The register with the address of a local variable: where the number of bytes is to be put.
+    moved: Option<Register>,
+}
+
+/// What x86 kernels emulate instead of single-stepping it (arch/x86/kernel/uprobes.c): pushes of a register, nops,
+/// relative calls and jumps.
+fn is_emulated(instruction: &Instruction) -> bool {
+    match instruction.mnemonic() {
+        Mnemonic::Push => {
+            instruction.op0_kind() == OpKind::Register
+                && instruction.op0_register().is_gpr64()
+                && instruction.len() <= 2
+        }
+        Mnemonic::Nop => instruction.len() == 1,
+        Mnemonic::Call | Mnemonic::Jmp => instruction.op0_kind() == OpKind::NearBranch64,
+        _ => {
+            instruction.flow_control() == FlowControl::ConditionalBranch && instruction.is_jcc_short_or_near()
+        }
+    }
+}
+
+fn is_stack_address(instruction: &Instruction) -> bool {
+    match instruction.mnemonic() {
+        Mnemonic::Lea => matches!(instruction.memory_base(), Register::RSP | Register::RBP),
+        Mnemonic::Mov => {
+            instruction.op1_kind() == OpKind::Register && instruction.op1_register() == Register::RSP
+        }
+        _ => false,
+    }
+}
+
+/// Whether the instruction changes its first operand: all but the comparing and pushing ones do.
+fn writes_op0(instruction: &Instruction) -> bool {
+    !matches!(instruction.mnemonic(), Mnemonic::Cmp | Mnemonic::Test | Mnemonic::Push | Mnemonic::Bt)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn plan_of(path: &str) -> Option<Plan> {
+        match judge(&File::open(path).ok()?).expect("an ELF file") {
+            Verdict::Traceable(plan) => Some(plan),
+            other => panic!("{path}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn debians_libssl_is_probed_on_emulated_instructions_only_where_calls_pass() {
+        let path = "/usr/lib/x86_64-linux-gnu/libssl.so.3";
+        if !Path::new(path).exists() {
+            eprintln!("skipped: no {path} on this machine");
+            return;
+        }
+        let plan = plan_of(path).expect("checked above");
+        let calls = plan.probes.iter().filter(|probe| {
+            matches!(probe.program, Program::ReadEx | Program::WriteEx | Program::WriteEx2 | Program::Leave)
+        });
+        assert!(calls.clone().all(|probe| probe.emulated), "{plan:#?}");
+        // One pair for reads, one for writes, one return for SSL_sendfile where there is one.
+        let reads = plan.probes.iter().filter(|probe| probe.program == Program::ReadEx).count();
+        assert_eq!(reads, 1, "{plan:#?}");
+        assert!(!plan.probes.iter().any(|probe| probe.program == Program::ReadInt), "{plan:#?}");
+        assert!(plan.probes.iter().any(|probe| probe.program == Program::FreeState), "{plan:#?}");
+    }
+
+    #[test]
+    fn a_file_without_tls_functions_is_no_tls() {
+        let this = std::env::current_exe().expect("a test has a path");
+        assert_eq!(judge(&File::open(this).expect("readable")).expect("an ELF file"), Verdict::NoTls);
+    }
+
+    #[test]
+    fn a_text_file_is_refused_with_a_reason() {
+        let error = judge(&File::open("/proc/self/status").expect("readable")).expect_err("no ELF file");
+        assert!(error.to_string().starts_with("not a readable ELF file"), "{error}");
+    }
+}

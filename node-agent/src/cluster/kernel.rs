@@ -1,0 +1,232 @@
+//! What the agent has in the kernel: there while something is granted, and gone with the last grant.
+//!
+//! A node on which nothing is to be traced pays nothing: no program, map, link or probe of ours is in its kernel.
+
+use super::exporters::Exporters;
+use super::probes::{self, Work};
+use super::subjects::Containers;
+use super::{Error, Shared, spawn};
+use crate::capture::attachments::Attachments;
+use crate::capture::containers::{Hierarchy, Selection};
+use crate::capture::events::Batch;
+use crate::capture::{Capture, Totals};
+use crate::clock;
+use crate::pipeline::{self, Pipeline, Stats};
+use crate::policy::ExporterId;
+use crate::resource::Item;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// How long nothing must have been granted: an object that is replaced is gone for a moment.
+const SETTLE: Duration = Duration::from_secs(3);
+/// Between two attempts while the kernel refuses.
+const AGAIN: Duration = Duration::from_secs(10);
+
+/// What is needed to start, and what runs.
+pub(super) struct Kernel {
+    pub(super) shared: Arc<Shared>,
+    pub(super) hierarchy: Hierarchy,
+    pub(super) stats: Arc<Mutex<Stats>>,
+    pub(super) exporters: Arc<Exporters>,
+    pub(super) ring_bytes: u32,
+    pub(super) state: Mutex<State>,
+    /// Held from the first to the last step of a start and of a stop.
+    pub(super) turn: Mutex<()>,
+}
+
+/// What runs, and what ran before it.
+#[derive(Default)]
+pub(super) struct State {
+    running: Option<Running>,
+    /// What the captures that have ended had counted.
+    past: Totals,
+    /// The agent ends: nothing starts any more.
+    ended: bool,
+}
+
+struct Running {
+    capture: Capture,
+    pipeline: JoinHandle<()>,
+    prober: JoinHandle<()>,
+}
+
+/// By what changes of the world reach the kernel.
+pub(super) struct Hands {
+    pub(super) selection: Selection,
+    /// What is to be done about probes.
+    pub(super) probes: Sender<Work>,
+}
+
+impl Kernel {
+    /// Loads the programs and traces what is selected now and from now on. Nothing happens where it runs already.
+    ///
+    /// # Errors
+    /// See [`Error`]; then nothing of it is left.
+    pub(super) fn start(&self) -> Result<(), Error> {
+        let _turn = self.turn.lock().expect("no holder panics");
+        {
+            let state = self.state();
+            if state.ended || state.running.is_some() {
+                return Ok(());
+            }
+        }
+        let (mut capture, batches) = Capture::start(self.ring_bytes)?;
+        let (probes, work) = mpsc::channel();
+        self.shared.take_hands(Hands { selection: capture.selection(), probes });
+        let started = self.start_on(&mut capture, batches, work);
+        match started {
+            Ok((pipeline, prober)) => {
+                self.state().running = Some(Running { capture, pipeline, prober });
+                // Cgroups that came while nobody listened, and those that went.
+                self.shared.look(&self.hierarchy);
+                Ok(())
+            }
+            Err(error) => {
+                self.shared.let_go();
+                Err(error)
+            }
+        }
+    }
+
+    fn start_on(
+        &self,
+        capture: &mut Capture,
+        batches: Receiver<Batch>,
+        work: Receiver<Work>,
+    ) -> Result<(JoinHandle<()>, JoinHandle<()>), Error> {
+        let pipeline = spawn("pipeline", {
+            let (shared, stats, exporters) =
+                (self.shared.clone(), self.stats.clone(), self.exporters.clone());
+            move || decode(&batches, shared, stats, &exporters)
+        })?;
+        // Told first, then looked at: no cgroup is missed in between.
+        capture.select_containers(
+            &self.hierarchy,
+            {
+                let (shared, hierarchy) = (self.shared.clone(), self.hierarchy.clone());
+                move |change| shared.cgroup(&change, &hierarchy)
+            },
+            {
+                let shared = self.shared.clone();
+                move |process| shared.is_traced(process)
+            },
+        )?;
+        let prober = spawn("probes", {
+            let (attachments, hierarchy, shared) =
+                (capture.shared_attachments(), self.hierarchy.clone(), self.shared.clone());
+            move || probes::run(&work, &attachments, &hierarchy, &shared)
+        })?;
+        Ok((pipeline, prober))
+    }
+
+    /// Takes everything out of the kernel; what was captured is decoded and handed on.
+    fn stop(&self) {
+        let _turn = self.turn.lock().expect("no holder panics");
+        self.shared.let_go();
+        let running = self.state().running.take();
+        let Some(Running { capture, pipeline, prober }) = running else { return };
+        // It holds the probes as long as it lives, and ends now that nobody gives it work.
+        if prober.join().is_err() {
+            tracing::error!("the thread of the probes ended by itself; this is a mistake in AgentSight");
+        }
+        match capture.finish() {
+            Ok(totals) => {
+                tracing::info!(
+                    tls_calls = totals.counters.tls_calls,
+                    captured_bytes = totals.counters.captured_bytes,
+                    lost_bytes = totals.counters.lost_bytes(),
+                    "the tracing has ended; nothing of it is left in the kernel"
+                );
+                self.state().past += totals;
+            }
+            Err(error) => tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "what was lost in the kernel is not known"
+            ),
+        }
+        if pipeline.join().is_err() {
+            tracing::error!("the pipeline ended by itself; this is a mistake in AgentSight");
+        }
+    }
+
+    /// Ends for good.
+    pub(super) fn end(&self) {
+        self.state().ended = true;
+        self.stop();
+    }
+
+    /// Starts and stops with the first and the last grant, as long as it is polled.
+    pub(super) async fn follow_grants(self: Arc<Self>) {
+        let mut changes = self.shared.changes();
+        loop {
+            let running = self.state().running.is_some();
+            let mut again = None;
+            if self.shared.is_anything_granted() && !running {
+                match tokio::task::block_in_place(|| self.start()) {
+                    Ok(()) => tracing::info!("tracing, as something is granted"),
+                    Err(error) => {
+                        tracing::error!(error = &error as &dyn std::error::Error, "cannot trace");
+                        self.shared.refuse(Some(error.to_string()));
+                        again = Some(AGAIN);
+                    }
+                }
+            } else if !self.shared.is_anything_granted() && running {
+                tokio::time::sleep(SETTLE).await;
+                if !self.shared.is_anything_granted() {
+                    tokio::task::block_in_place(|| self.stop());
+                }
+                // What has changed meanwhile is looked at now.
+                if self.shared.is_anything_granted() {
+                    continue;
+                }
+            }
+            let changed = async {
+                match again {
+                    Some(time) => tokio::time::timeout(time, changes.changed()).await.unwrap_or(Ok(())),
+                    None => changes.changed().await,
+                }
+            };
+            if changed.await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// The probed files, while there are any.
+    pub(super) fn attachments(&self) -> Option<Arc<Mutex<Attachments>>> {
+        self.state().running.as_ref().map(|running| running.capture.shared_attachments())
+    }
+
+    /// Calls `with` with the capture, if one runs, and with what those before it had counted.
+    pub(super) fn look<T>(&self, with: impl FnOnce(Option<&Capture>, Totals) -> T) -> T {
+        let state = self.state();
+        with(state.running.as_ref().map(|running| &running.capture), state.past)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no holder panics")
+    }
+}
+
+/// The pipeline's thread: until the capture ends.
+fn decode(batches: &Receiver<Batch>, shared: Arc<Shared>, stats: Arc<Mutex<Stats>>, exporters: &Exporters) {
+    /// Between two looks at telemetry that waits for its pod to be known.
+    const TICK: Duration = Duration::from_millis(100);
+    let settings = pipeline::Settings { max_memory: pipeline::DEFAULT_MAX_MEMORY, root: None };
+    let out = |exporter: &ExporterId, item: Item| exporters.send(exporter, item);
+    let mut pipeline = Pipeline::new(settings, Containers::new(shared), stats, out);
+    loop {
+        let batch = match pipeline.is_waiting() {
+            true => batches.recv_timeout(TICK),
+            false => batches.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        };
+        match batch {
+            Ok(batch) => pipeline.batch(&batch),
+            Err(RecvTimeoutError::Timeout) => pipeline.tick(clock::monotonic()),
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    pipeline.finish(clock::monotonic());
+}

@@ -1,0 +1,117 @@
+//! The thread that probes what a container will use, before its program runs.
+//!
+//! Between the making of a container's cgroup and its first program the runtime builds its root in a process of its
+//! own. As soon as that process has the container's root, its TLS libraries and run-times are looked at: containers of
+//! one image share files, so for most of them there is nothing left to do. What turns up later is caught when it is
+//! mapped ([`crate::capture::mmap`]).
+//!
+//! A probe costs every process that runs through it. So once a container is not traced any more, the files that no
+//! traced container has are let go.
+
+use super::Shared;
+use crate::capture::attachments::Attachments;
+use crate::capture::containers::{Hierarchy, root_files};
+use crate::capture::discover;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+/// The runtime takes some 100 ms from a cgroup to the first program; nothing tells when the root stands.
+const LOOK: Duration = Duration::from_millis(5);
+/// A container that has no process by then is one that failed, or waits; its files are seen when they are mapped.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Between the end of a container and the look at what it leaves: the next one of its image is most often on its way.
+const REVIEW: Duration = Duration::from_secs(5);
+
+/// What is to be done.
+pub(super) enum Work {
+    /// A container is traced from now on: the path of its cgroup.
+    Container(String),
+    /// A container is not traced any more.
+    Review,
+}
+
+/// Does what comes in, until the sender is gone.
+pub(super) fn run(
+    work: &Receiver<Work>,
+    attachments: &Mutex<Attachments>,
+    hierarchy: &Hierarchy,
+    shared: &Shared,
+) {
+    let prober = Prober { attachments, hierarchy, host: root_of(1) };
+    let mut waiting: Vec<(String, Instant)> = Vec::new(); // paths, and since when
+    let mut review: Option<Instant> = None;
+    loop {
+        let until_review = review.map(|at| at.saturating_duration_since(Instant::now()));
+        let next = match (waiting.is_empty(), until_review) {
+            (false, _) => work.recv_timeout(LOOK),
+            (true, Some(time)) => work.recv_timeout(time),
+            (true, None) => work.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        };
+        match next {
+            Ok(Work::Container(path)) => waiting.push((path, Instant::now())),
+            Ok(Work::Review) => review = Some(Instant::now() + REVIEW),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        waiting.retain(|(path, since)| !prober.consider(path) && since.elapsed() < PATIENCE);
+        if review.is_some_and(|at| at <= Instant::now()) {
+            review = None;
+            prober.review(&shared.selected_paths());
+        }
+    }
+}
+
+struct Prober<'a> {
+    attachments: &'a Mutex<Attachments>,
+    hierarchy: &'a Hierarchy,
+    /// The host's root.
+    host: Option<(u64, u64)>,
+}
+
+impl Prober<'_> {
+    /// Probes what a container has, if it has a root yet.
+    fn consider(&self, path: &str) -> bool {
+        let processes = self.hierarchy.processes(path).into_iter();
+        let inside: Vec<u32> =
+            processes.filter(|pid| root_of(*pid).is_some_and(|root| Some(root) != self.host)).collect();
+        let Some(first) = inside.first() else { return false };
+        // One file at a time: others want to look at theirs.
+        for file in root_files(&PathBuf::from(format!("/proc/{first}/root"))) {
+            self.attachments().consider(&file, Some(*first), &file);
+        }
+        for pid in &inside {
+            for mapped in discover::mapped_files(*pid) {
+                self.attachments().consider(&mapped.link, Some(*pid), &mapped.name);
+            }
+        }
+        true
+    }
+
+    /// Lets go of what none of the containers has.
+    fn review(&self, paths: &[String]) {
+        self.attachments().begin_review();
+        for path in paths {
+            self.consider(path);
+        }
+        let unused = self.attachments().end_review();
+        for probed in &unused {
+            tracing::info!(file = %probed.path.display(), "no traced container has it; its probes go");
+        }
+        // The kernel takes a tenth of a second for each probe: nobody is to wait for that.
+        drop(unused);
+    }
+
+    fn attachments(&self) -> MutexGuard<'_, Attachments> {
+        self.attachments.lock().expect("no holder panics")
+    }
+}
+
+/// Which root a process has.
+fn root_of(process: u32) -> Option<(u64, u64)> {
+    let metadata = std::fs::metadata(Path::new("/proc").join(process.to_string()).join("root")).ok()?;
+    Some((metadata.dev(), metadata.ino()))
+}

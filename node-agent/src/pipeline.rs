@@ -1,0 +1,992 @@
+//! From events to telemetry: who made which connection, what it carried, and the spans that this becomes.
+
+use crate::capture::events::{Batch, ConnectionId, Event, ProcessId, What};
+use crate::clock::Clock;
+use crate::policy::{ExporterId, Policy, Subjects};
+use crate::resource::{Item, Signal};
+use agentsight_genai::call::{Call, Outcome};
+use agentsight_genai::connection::{self, Chunk, Connection, Limits, Protocol};
+use agentsight_genai::http::{Direction, End};
+use agentsight_genai::providers::{Found, Models, UnknownEndpoint};
+use agentsight_genai::semconv;
+use agentsight_genai::telemetry::{
+    Event as LogEvent, Span, SpanContext, SpanId, SpanKind, Status, TraceId, Value,
+};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+/// What holds for all processes; what is made of a process' calls, its [`Policy`] says.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Memory that all connections together may hold, in bytes; the ones idle longest give way.
+    pub max_memory: usize,
+    /// The process whose whole run is a span that calls hang on.
+    pub root: Option<u32>,
+}
+
+/// Memory of all connections by default: 16 answers at the content limit, and thousands of ordinary calls.
+pub const DEFAULT_MAX_MEMORY: usize = 256 << 20;
+
+/// Processes that are remembered: the kernel's default limit of process ids is half of it.
+const MOST_PROCESSES: usize = 65_536;
+
+/// Unknown endpoints that are named; further ones are only counted.
+const NAMED_ENDPOINTS: usize = 64;
+
+/// How long telemetry waits for what is about to be known of its process, ns of CLOCK_MONOTONIC.
+const PATIENCE: u64 = 3_000_000_000;
+
+/// Pieces of telemetry that may wait so; beyond it the oldest leave as they are.
+const MOST_WAITING: usize = 4096;
+
+/// The stage between capture and export. It has no threads and no clock of its own.
+pub struct Pipeline<S: Subjects, F: FnMut(&ExporterId, Item)> {
+    settings: Settings,
+    subjects: S,
+    clock: Clock,
+    /// Of the last event or tick, CLOCK_MONOTONIC, ns.
+    now: u64,
+    connections: HashMap<(ProcessId, u64), Open>,
+    processes: HashMap<ProcessId, Process<S::Facts>>,
+    waiting: VecDeque<Waiting<S::Facts>>,
+    /// The last process of each id.
+    by_tgid: HashMap<u32, ProcessId>,
+    root: Option<Root>,
+    memory: usize,
+    stats: Stats,
+    shared: Arc<Mutex<Stats>>,
+    out: F,
+}
+
+/// A connection of which something is held.
+struct Open {
+    id: ConnectionId,
+    connection: Connection<Models>,
+    /// As counted when it was last touched.
+    memory: usize,
+    /// CLOCK_MONOTONIC, ns.
+    touched: u64,
+    /// What of its counters is already in the statistics.
+    counted: connection::Counters,
+    protocol: Protocol,
+}
+
+struct Process<F> {
+    executable: Option<PathBuf>,
+    /// The selected cgroup that it is in, where the kernel told.
+    cgroup: Option<u64>,
+    facts: Option<Arc<F>>,
+    policy: Option<Arc<Policy>>,
+    /// Of the subjects, when they were asked for the policy.
+    version: Option<u64>,
+    connections: HashSet<u64>,
+}
+
+impl<F> Default for Process<F> {
+    fn default() -> Process<F> {
+        Process {
+            executable: None,
+            cgroup: None,
+            facts: None,
+            policy: None,
+            version: None,
+            connections: HashSet::new(),
+        }
+    }
+}
+
+/// Telemetry of a process of which more is about to be known.
+struct Waiting<F> {
+    facts: Arc<F>,
+    exporter: ExporterId,
+    signal: Signal,
+    /// CLOCK_MONOTONIC, ns.
+    until: u64,
+}
+
+/// The run of the recorded command: a span that is finished when it ends.
+struct Root {
+    process: Option<ProcessId>,
+    context: SpanContext,
+    start: u64,
+}
+
+/// What went through, and what was lost on the way. Never reset.
+#[derive(Clone, Debug, Default)]
+pub struct Stats {
+    /// Events by kind.
+    pub events: [u64; 6],
+    /// Plaintext bytes taken, sent and received.
+    pub bytes: [u64; 2],
+    /// Finished calls by operation, provider and outcome.
+    pub calls: BTreeMap<(&'static str, &'static str, &'static str), u64>,
+    /// What was seen of each trace's processes, by its UID.
+    pub traces: BTreeMap<Arc<str>, TraceStats>,
+    /// Telemetry that left before all was known of its process.
+    pub unsettled: u64,
+    /// Events of processes that no trace selects any more.
+    pub deselected: u64,
+    /// Calls with something missing.
+    pub truncated_calls: u64,
+    /// Requests that look like calls, in no known format.
+    pub unknown_requests: u64,
+    /// Where those went; at most 64 are named.
+    pub unknown_endpoints: BTreeMap<UnknownEndpoint, u64>,
+    /// Connections by what they turned out to carry.
+    pub protocols: BTreeMap<&'static str, u64>,
+    /// Of all connections together.
+    pub streams: connection::Counters,
+    /// Connections given up for want of memory.
+    pub evicted: u64,
+    /// Connections of which something is held.
+    pub connections: usize,
+    /// Memory that they hold.
+    pub memory: usize,
+}
+
+/// What was seen of the processes that one trace selects.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct TraceStats {
+    /// Finished calls.
+    pub calls: u64,
+    /// Of those, calls with something missing.
+    pub truncated: u64,
+    /// Connections given up for want of memory.
+    pub evicted: u64,
+}
+
+/// The names of [`Stats::events`].
+pub const EVENT_KINDS: [&str; 6] = ["tls_data", "tls_closed", "fork", "exec", "exit", "container"];
+
+impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
+    /// Telemetry goes to `out` with the exporter that it is for, numbers to `shared` after each batch: on top of those
+    /// that stand there.
+    pub fn new(settings: Settings, subjects: S, shared: Arc<Mutex<Stats>>, out: F) -> Pipeline<S, F> {
+        let root = settings.root.map(|_| Root {
+            process: None,
+            context: SpanContext {
+                trace_id: new_trace(),
+                span_id: new_span(),
+                flags: 1,
+                state: String::new(),
+            },
+            start: 0,
+        });
+        let stats = shared.lock().expect("no holder panics").clone();
+        Pipeline {
+            settings,
+            subjects,
+            clock: Clock::now(),
+            now: 0,
+            connections: HashMap::new(),
+            processes: HashMap::new(),
+            waiting: VecDeque::new(),
+            by_tgid: HashMap::new(),
+            root,
+            memory: 0,
+            stats,
+            shared,
+            out,
+        }
+    }
+
+    /// Takes a batch of events.
+    pub fn batch(&mut self, batch: &Batch) {
+        self.clock.follow();
+        for event in batch.events() {
+            self.now = event.time;
+            self.event(event);
+        }
+        self.settle();
+        self.publish();
+    }
+
+    /// Whether telemetry waits: then [`Pipeline::tick`] is to be called now and then.
+    pub fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Lets go what has waited long enough. `now`: CLOCK_MONOTONIC, ns.
+    pub fn tick(&mut self, now: u64) {
+        self.now = now;
+        self.settle();
+        self.publish();
+    }
+
+    /// Nothing more will come: what is open is finished as it stands.
+    pub fn finish(mut self, now: u64) {
+        let open: Vec<_> = self.connections.keys().copied().collect();
+        for key in open {
+            self.close(key, now, End::Unknown);
+        }
+        self.now = u64::MAX;
+        self.settle();
+        self.publish();
+    }
+
+    fn publish(&mut self) {
+        self.stats.connections = self.connections.len();
+        self.stats.memory = self.memory;
+        self.shared.lock().expect("no holder panics").clone_from(&self.stats);
+    }
+
+    fn event(&mut self, event: Event<'_>) {
+        let Event { time, process, what } = event;
+        match what {
+            What::Data { connection, direction, offset, from_start, data } => {
+                self.stats.events[0] += 1;
+                self.stats.bytes[usize::from(direction == Direction::Received)] += data.len() as u64;
+                let chunk = Chunk { direction, at: self.clock.at(time), offset, data, lost_after: 0 };
+                self.data(connection, chunk, from_start, time);
+            }
+            What::Closed { connection, received, sent, end } => {
+                self.stats.events[1] += 1;
+                let key = (process, connection.ssl);
+                if self.connections.get(&key).is_none_or(|open| open.id != connection) {
+                    return;
+                }
+                // What was lost at the very end shows only in the totals.
+                for (direction, offset) in [(Direction::Sent, sent), (Direction::Received, received)] {
+                    let chunk =
+                        Chunk { direction, at: self.clock.at(time), offset, data: &[], lost_after: 0 };
+                    self.data(connection, chunk, true, time);
+                }
+                self.close(key, time, end);
+            }
+            What::Fork { parent } => {
+                self.stats.events[2] += 1;
+                let parent = self.by_tgid.get(&parent).and_then(|parent| self.processes.get(parent));
+                let executable = parent.and_then(|parent| parent.executable.clone());
+                let cgroup = parent.and_then(|parent| parent.cgroup);
+                *self.known(process) = Process { executable, cgroup, ..Process::default() };
+            }
+            What::Container { cgroup } => {
+                self.stats.events[5] += 1;
+                let known = self.known(process);
+                if known.cgroup != Some(cgroup) {
+                    // Told before anything was read of it, but for one that was moved while it ran.
+                    known.cgroup = Some(cgroup);
+                    known.facts = None;
+                    known.version = None;
+                }
+            }
+            What::Exec { filename, .. } => {
+                self.stats.events[3] += 1;
+                // The program that held the connections is gone, and their sockets with it.
+                self.close_all(process, time, End::Cancelled);
+                let executable = Some(PathBuf::from(OsStr::from_bytes(filename)));
+                let known = self.known(process);
+                *known = Process { executable, cgroup: known.cgroup, ..Process::default() };
+                if let Some(root) = &mut self.root
+                    && self.settings.root == Some(process.tgid)
+                {
+                    if root.process.is_none() {
+                        root.process = Some(process);
+                        root.start = time;
+                    }
+                    // While it is there to be asked: the span needs it when it is gone.
+                    self.facts(process);
+                }
+                self.log(process, "agentsight.process.exec", time, Vec::new());
+            }
+            What::Exit { status } => {
+                self.stats.events[4] += 1;
+                self.close_all(process, time, End::Unknown);
+                let code = exit_code(status);
+                self.log(
+                    process,
+                    "agentsight.process.exit",
+                    time,
+                    vec![("process.exit.code".into(), Value::Int(code))],
+                );
+                if self.root.as_ref().is_some_and(|root| root.process == Some(process)) {
+                    self.finish_root(process, time, code);
+                }
+                self.processes.remove(&process);
+                if self.by_tgid.get(&process.tgid) == Some(&process) {
+                    self.by_tgid.remove(&process.tgid);
+                }
+            }
+        }
+    }
+
+    /// What is known of a process, from now on at least.
+    fn known(&mut self, process: ProcessId) -> &mut Process<S::Facts> {
+        if self.processes.len() >= MOST_PROCESSES {
+            // Their exits were lost. Those with connections end when these are given up.
+            self.processes.retain(|_, known| !known.connections.is_empty());
+            self.by_tgid.retain(|_, id| self.processes.contains_key(id));
+        }
+        self.by_tgid.insert(process.tgid, process);
+        self.processes.entry(process).or_default()
+    }
+
+    fn data(&mut self, id: ConnectionId, chunk: Chunk<'_>, from_start: bool, time: u64) {
+        let key = (id.process, id.ssl);
+        if self.connections.get(&key).is_some_and(|open| open.id != id) {
+            // Its end was lost: the object serves another connection now.
+            self.close(key, time, End::Unknown);
+        }
+        let Some(policy) = self.policy(id.process) else {
+            self.stats.deselected += 1;
+            return;
+        };
+        if !self.connections.contains_key(&key) {
+            // While the process is there to be asked.
+            self.facts(id.process);
+            self.known(id.process).connections.insert(id.ssl);
+            let models = Models::new(policy.calls.clone());
+            let open = Open {
+                id,
+                connection: Connection::new(models, Limits::default(), from_start),
+                memory: 0,
+                touched: time,
+                counted: connection::Counters::default(),
+                protocol: Protocol::Undecided,
+            };
+            self.connections.insert(key, open);
+        }
+        let Some(open) = self.connections.get_mut(&key) else { return };
+        let mut found = Vec::new();
+        open.connection.chunk(chunk, &mut |output| found.push(output));
+        open.touched = time;
+        let memory = open.connection.memory();
+        self.memory = (self.memory + memory).saturating_sub(open.memory);
+        open.memory = memory;
+        let protocol = open.connection.protocol();
+        if protocol != open.protocol {
+            open.protocol = protocol;
+            *self.stats.protocols.entry(protocol_name(protocol)).or_default() += 1;
+        }
+        let counters = open.connection.counters();
+        if counters != open.counted {
+            count(&mut self.stats.streams, &counters, &open.counted);
+            open.counted = counters;
+        }
+        for found in found {
+            self.found(id.process, found);
+        }
+        if self.memory > self.settings.max_memory {
+            self.evict(time);
+        }
+    }
+
+    /// Gives up the connections that are idle longest, until a tenth of the memory is free.
+    fn evict(&mut self, now: u64) {
+        let mut by_age: Vec<_> = self.connections.iter().map(|(key, open)| (open.touched, *key)).collect();
+        by_age.sort_unstable_by_key(|(touched, _)| *touched);
+        for (_, key) in by_age {
+            if self.memory <= self.settings.max_memory / 10 * 9 {
+                return;
+            }
+            self.stats.evicted += 1;
+            if let Some(policy) = self.policy(key.0) {
+                self.for_traces(&policy, |stats| stats.evicted += 1);
+            }
+            self.close(key, now, End::Unknown);
+        }
+    }
+
+    fn close(&mut self, key: (ProcessId, u64), time: u64, end: End) {
+        let Some(open) = self.connections.remove(&key) else { return };
+        self.memory = self.memory.saturating_sub(open.memory);
+        let mut found = Vec::new();
+        open.connection.close(self.clock.at(time), end, &mut |output| found.push(output));
+        for found in found {
+            self.found(key.0, found);
+        }
+        if let Some(process) = self.processes.get_mut(&key.0) {
+            process.connections.remove(&key.1);
+        }
+    }
+
+    fn close_all(&mut self, process: ProcessId, time: u64, end: End) {
+        let connections =
+            self.processes.get_mut(&process).map(|known| std::mem::take(&mut known.connections));
+        for ssl in connections.unwrap_or_default() {
+            self.close((process, ssl), time, end);
+        }
+    }
+
+    fn found(&mut self, process: ProcessId, found: Found) {
+        match found {
+            Found::Call(call) => self.call(process, &call),
+            Found::Unknown(endpoint) => {
+                self.stats.unknown_requests += 1;
+                if self.stats.unknown_endpoints.len() < NAMED_ENDPOINTS
+                    || self.stats.unknown_endpoints.contains_key(&endpoint)
+                {
+                    *self.stats.unknown_endpoints.entry(endpoint).or_default() += 1;
+                }
+            }
+        }
+    }
+
+    fn call(&mut self, process: ProcessId, call: &Call) {
+        // It was deselected while the call went on: nobody may be told.
+        let Some(policy) = self.policy(process) else { return };
+        let key = (semconv::operation_name(call.operation), call.provider, outcome_name(&call.outcome));
+        *self.stats.calls.entry(key).or_default() += 1;
+        self.stats.truncated_calls += u64::from(call.truncated);
+        self.for_traces(&policy, |stats| {
+            stats.calls += 1;
+            stats.truncated += u64::from(call.truncated);
+        });
+
+        let parent = call.parent.clone().or_else(|| self.root.as_ref().map(|root| root.context.clone()));
+        // One call is one span, whichever exporters are told of it.
+        let trace_id = parent.as_ref().map_or_else(new_trace, |parent| parent.trace_id);
+        let span_id = new_span();
+        for output in &policy.outputs {
+            if output.sampling.keeps(trace_id.0) {
+                let span = Box::new(semconv::span(call, &output.semconv));
+                let signal = Signal::Span { trace_id, span_id, parent: parent.clone(), span };
+                self.send(process, &output.exporter, signal);
+            }
+            for measurement in semconv::measurements(call, &output.semconv) {
+                self.send(process, &output.exporter, Signal::Measurement(measurement));
+            }
+        }
+    }
+
+    fn for_traces(&mut self, policy: &Policy, mut each: impl FnMut(&mut TraceStats)) {
+        for trace in &policy.traces {
+            match self.stats.traces.get_mut(trace) {
+                Some(stats) => each(stats),
+                None => each(self.stats.traces.entry(trace.clone()).or_default()),
+            }
+        }
+    }
+
+    /// What holds for a process now. Where nothing holds any more, what was read of it is forgotten.
+    fn policy(&mut self, process: ProcessId) -> Option<Arc<Policy>> {
+        let version = self.subjects.version();
+        let known = self.known(process);
+        if known.version == Some(version) {
+            return known.policy.clone();
+        }
+        let cgroup = known.cgroup;
+        let policy = self.subjects.policy(process, cgroup);
+        let known = self.known(process);
+        known.version = Some(version);
+        known.policy.clone_from(&policy);
+        let connections: Vec<u64> = match &policy {
+            Some(_) => known.connections.iter().copied().collect(),
+            None => known.connections.drain().collect(),
+        };
+        for ssl in connections {
+            let key = (process, ssl);
+            match &policy {
+                Some(policy) => {
+                    if let Some(open) = self.connections.get_mut(&key) {
+                        *open.connection.exchanges_mut() = Models::new(policy.calls.clone());
+                    }
+                }
+                None => {
+                    if let Some(open) = self.connections.remove(&key) {
+                        self.memory = self.memory.saturating_sub(open.memory);
+                    }
+                }
+            }
+        }
+        policy
+    }
+
+    /// A process' event as a log record that hangs on the run.
+    fn log(
+        &mut self,
+        process: ProcessId,
+        name: &'static str,
+        time: u64,
+        mut attributes: agentsight_genai::telemetry::Attributes,
+    ) {
+        let Some(root) = &self.root else { return };
+        let context = Some(root.context.clone());
+        attributes.insert(0, ("process.pid".into(), Value::Int(i64::from(process.tgid))));
+        let executable = self.processes.get(&process).and_then(|known| known.executable.as_ref());
+        if let Some(path) = executable {
+            let path = path.to_string_lossy().into_owned();
+            let base = path.rsplit('/').next().unwrap_or(&path).to_owned();
+            attributes.push(("process.executable.name".into(), Value::Str(base.into())));
+            attributes.push(("process.executable.path".into(), Value::Str(path.into())));
+        }
+        let event = LogEvent { name: name.into(), at: self.clock.at(time), severity: INFO, attributes };
+        // The run's resource: one for each short-lived process would be a resource a record.
+        let process = root.process.unwrap_or(process);
+        let Some(policy) = self.policy(process) else { return };
+        for output in &policy.outputs {
+            let signal = Signal::Log { context: context.clone(), event: event.clone() };
+            self.send(process, &output.exporter, signal);
+        }
+    }
+
+    /// The run of the recorded command, by the conventions for command-line programs, as their caller sees them.
+    fn finish_root(&mut self, process: ProcessId, time: u64, code: i64) {
+        let facts = self.facts(process);
+        let Some(resource) = self.subjects.resource(&facts, true) else { return };
+        let Some(policy) = self.policy(process) else { return };
+        let Some(root) = self.root.take() else { return };
+        let copied =
+            ["process.executable.name", "process.executable.path", "process.pid", "process.command_args"];
+        let mut attributes: Vec<_> =
+            resource.attributes.iter().filter(|(key, _)| copied.contains(&key.as_ref())).cloned().collect();
+        attributes.push(("process.exit.code".into(), Value::Int(code)));
+        let name = attributes.iter().find_map(|(key, value)| match value {
+            Value::Str(text) if key == "process.executable.name" => Some(text.clone().into_owned()),
+            _ => None,
+        });
+        let mut status = Status::Unset;
+        if code != 0 {
+            attributes.push(("error.type".into(), Value::Str(code.to_string().into())));
+            status = Status::Error(format!("exit code {code}"));
+        }
+        let span = Span {
+            name: name.unwrap_or_else(|| "unknown".to_owned()),
+            kind: SpanKind::Client,
+            parent: None,
+            start: self.clock.at(root.start),
+            end: self.clock.at(time),
+            attributes,
+            status,
+            events: Vec::new(),
+        };
+        let SpanContext { trace_id, span_id, .. } = root.context;
+        for output in &policy.outputs {
+            if output.sampling.keeps(trace_id.0) {
+                let signal = Signal::Span { trace_id, span_id, parent: None, span: Box::new(span.clone()) };
+                self.send(process, &output.exporter, signal);
+            }
+        }
+    }
+
+    fn facts(&mut self, process: ProcessId) -> Arc<S::Facts> {
+        let known = self.known(process);
+        if let Some(facts) = &known.facts {
+            return facts.clone();
+        }
+        let (cgroup, executable) = (known.cgroup, known.executable.clone());
+        let facts = Arc::new(self.subjects.facts(process, cgroup, executable.as_deref()));
+        self.known(process).facts.insert(facts).clone()
+    }
+
+    /// Sends telemetry with its process' resource, as soon as that is known.
+    fn send(&mut self, process: ProcessId, exporter: &ExporterId, signal: Signal) {
+        let facts = self.facts(process);
+        // Behind what waits already: the order of one process' telemetry stays.
+        let alone = !self.waiting.iter().any(|waiting| Arc::ptr_eq(&waiting.facts, &facts));
+        match self.subjects.resource(&facts, false) {
+            Some(resource) if alone => (self.out)(exporter, Item { resource, signal }),
+            _ => {
+                let until = self.now.saturating_add(PATIENCE);
+                self.waiting.push_back(Waiting { facts, exporter: exporter.clone(), signal, until });
+                if self.waiting.len() > MOST_WAITING {
+                    self.settle();
+                }
+            }
+        }
+    }
+
+    /// Sends what waits and is known by now, or has waited long enough.
+    fn settle(&mut self) {
+        let mut excess = self.waiting.len().saturating_sub(MOST_WAITING);
+        for _ in 0..self.waiting.len() {
+            let Some(waiting) = self.waiting.pop_front() else { return };
+            let resource = match self.subjects.resource(&waiting.facts, false) {
+                None if self.now >= waiting.until || excess > 0 => {
+                    self.stats.unsettled += 1;
+                    self.subjects.resource(&waiting.facts, true)
+                }
+                resource => resource,
+            };
+            match resource {
+                Some(resource) => {
+                    excess = excess.saturating_sub(1);
+                    (self.out)(&waiting.exporter, Item { resource, signal: waiting.signal });
+                }
+                None => self.waiting.push_back(waiting),
+            }
+        }
+    }
+}
+
+const INFO: u8 = 9; // OpenTelemetry's SEVERITY_NUMBER_INFO
+
+/// The exit code as a shell tells it: 128 and the signal's number for one that a signal ended.
+fn exit_code(status: i32) -> i64 {
+    match status & 0x7f {
+        0 => i64::from(status >> 8 & 0xff),
+        signal => i64::from(128 + signal),
+    }
+}
+
+fn new_trace() -> TraceId {
+    let mut id: [u8; 16] = rand::random();
+    id[0] |= u8::from(id == [0; 16]);
+    TraceId(id)
+}
+
+fn new_span() -> SpanId {
+    let mut id: [u8; 8] = rand::random();
+    id[0] |= u8::from(id == [0; 8]);
+    SpanId(id)
+}
+
+fn outcome_name(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Complete => "complete",
+        Outcome::Failed(_) => "failed",
+        Outcome::Cut => "cut",
+        Outcome::Cancelled => "cancelled",
+        Outcome::Incomplete => "incomplete",
+    }
+}
+
+fn protocol_name(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Undecided => "undecided",
+        Protocol::Http1 => "http1",
+        Protocol::Http2 => "http2",
+        Protocol::ServerSide => "server_side",
+        Protocol::Tunnel => "tunnel",
+        Protocol::Unknown => "unknown",
+        Protocol::Desynchronised => "desynchronised",
+    }
+}
+
+/// Adds what came since the last time.
+fn count(sum: &mut connection::Counters, now: &connection::Counters, before: &connection::Counters) {
+    sum.gaps += now.gaps - before.gaps;
+    sum.missing_bytes += now.missing_bytes - before.missing_bytes;
+    sum.repeats += now.repeats - before.repeats;
+    sum.losses += now.losses - before.losses;
+    sum.resynchronisations += now.resynchronisations - before.resynchronisations;
+    sum.malformed += now.malformed - before.malformed;
+    sum.unreadable_heads += now.unreadable_heads - before.unreadable_heads;
+    sum.unsolicited += now.unsolicited - before.unsolicited;
+    sum.joined_midway += now.joined_midway - before.joined_midway;
+    sum.undecodable += now.undecodable - before.undecodable;
+    sum.oversized += now.oversized - before.oversized;
+    sum.abandoned += now.abandoned - before.abandoned;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capture::events::fixtures::{closed, container, data, exec, exit};
+    use crate::policy::Wish;
+    use crate::process::Host;
+    use crate::resource::Resource;
+    use agentsight_api::{AgentTraceSpec, Content};
+    use std::cell::RefCell;
+    use std::path::Path;
+    use std::rc::Rc;
+
+    /// Never a process of this machine: pid_max is 4,194,304.
+    const PID: u32 = 9_000_001;
+
+    const REQUEST: &str = "POST /v1/chat/completions HTTP/1.1\r\nHost: api.openai.com\r\nContent-Length: 61\r\n\r\n\
+        {\"model\":\"gpt-4o\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}";
+    const BODY: &str = "{\"id\":\"chatcmpl-1\",\"model\":\"gpt-4o-2024\",\"choices\":[{\"index\":0,\"finish_reason\":\
+        \"stop\",\"message\":{\"role\":\"assistant\",\"content\":\"y\"}}],\"usage\":{\"prompt_tokens\":2,\"completion_tokens\":3}}";
+
+    fn response() -> String {
+        format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{BODY}",
+            BODY.len()
+        )
+    }
+
+    fn settings(root: Option<u32>) -> Settings {
+        Settings { max_memory: DEFAULT_MAX_MEMORY, root }
+    }
+
+    fn host() -> Host {
+        let wish = Wish::of("", &AgentTraceSpec::default());
+        Host::new(Policy::union(&[&wish], "redaction").unwrap(), None)
+    }
+
+    fn run(root: Option<u32>, records: &[Vec<u8>]) -> (Vec<Item>, Stats) {
+        let mut items = Vec::new();
+        let shared = Arc::new(Mutex::new(Stats::default()));
+        let mut pipeline =
+            Pipeline::new(settings(root), host(), shared.clone(), |_: &ExporterId, item| items.push(item));
+        let mut batch = Batch::default();
+        for record in records {
+            batch.push(record);
+        }
+        pipeline.batch(&batch);
+        pipeline.finish(1_000_000);
+        let stats = shared.lock().unwrap().clone();
+        (items, stats)
+    }
+
+    fn sent(time: u64, offset: u64, bytes: &str) -> Vec<u8> {
+        data(PID, time, Direction::Sent, offset, bytes.as_bytes(), bytes.len())
+    }
+
+    fn received(time: u64, offset: u64, bytes: &str) -> Vec<u8> {
+        data(PID, time, Direction::Received, offset, bytes.as_bytes(), bytes.len())
+    }
+
+    fn spans(items: &[Item]) -> Vec<(&Span, Option<&SpanContext>)> {
+        let span = |item| match item {
+            &Item { signal: Signal::Span { ref span, ref parent, .. }, .. } => {
+                Some((span.as_ref(), parent.as_ref()))
+            }
+            _ => None,
+        };
+        items.iter().filter_map(span).collect()
+    }
+
+    fn attribute<'a>(span: &'a Span, name: &str) -> Option<&'a Value> {
+        span.attributes.iter().find(|(key, _)| key == name).map(|(_, value)| value)
+    }
+
+    #[test]
+    fn a_signal_is_told_as_a_shell_tells_it() {
+        assert_eq!(exit_code(0), 0);
+        assert_eq!(exit_code(3 << 8), 3);
+        assert_eq!(exit_code(9), 137);
+        assert_eq!(exit_code(11 | 0x80), 139); // with a core dump
+    }
+
+    #[test]
+    fn a_call_of_the_command_hangs_on_the_span_of_its_run() {
+        let records = [
+            exec(PID, 10, "/usr/bin/agent"),
+            sent(20, 0, REQUEST),
+            received(30, 0, &response()),
+            exit(PID, 40, 3 << 8),
+        ];
+        let (items, stats) = run(Some(PID), &records);
+        let spans = spans(&items);
+        let [(call, Some(parent)), (root, None)] = spans[..] else { panic!("{spans:#?}") };
+        assert_eq!((call.name.as_str(), root.name.as_str()), ("chat gpt-4o", "agent"));
+        assert_eq!(attribute(root, "process.exit.code"), Some(&Value::Int(3)));
+        assert_eq!(attribute(root, "error.type"), Some(&Value::Str("3".into())));
+        let root_id = items.iter().find_map(|item| match &item.signal {
+            Signal::Span { trace_id, span_id, span, .. } if span.name == "agent" => {
+                Some((*trace_id, *span_id))
+            }
+            _ => None,
+        });
+        assert_eq!(root_id, Some((parent.trace_id, parent.span_id)));
+        assert_eq!(stats.calls[&("chat", "openai", "complete")], 1);
+        assert_eq!((stats.connections, stats.memory), (0, 0), "nothing is held at the end");
+    }
+
+    #[test]
+    fn calls_without_a_command_are_traces_of_their_own() {
+        let (items, _) = run(None, &[sent(20, 0, REQUEST), received(30, 0, &response())]);
+        let spans = spans(&items);
+        let [(call, None)] = spans[..] else { panic!("{spans:#?}") };
+        assert_eq!(call.end.0 - call.start.0, 10);
+        assert!(!items.iter().any(|item| matches!(item.signal, Signal::Log { .. })));
+    }
+
+    #[test]
+    fn a_process_that_ends_in_the_middle_leaves_an_incomplete_call() {
+        let response = response();
+        let records = [sent(20, 0, REQUEST), received(30, 0, &response[..60]), exit(PID, 40, 0)];
+        let (items, stats) = run(None, &records);
+        let spans = spans(&items);
+        let [(call, None)] = spans[..] else { panic!("{spans:#?}") };
+        assert_eq!(attribute(call, semconv::INCOMPLETE), Some(&Value::Str("unknown".into())));
+        assert_eq!(stats.calls[&("chat", "openai", "incomplete")], 1);
+    }
+
+    #[test]
+    fn bytes_lost_at_the_very_end_are_seen_in_the_totals() {
+        let response = response();
+        let half = response.len() / 2;
+        let records = [
+            sent(20, 0, REQUEST),
+            received(30, 0, &response[..half]),
+            closed(PID, 40, response.len() as u64, REQUEST.len() as u64, agentsight_ebpf::closed::BY_PEER),
+        ];
+        let (items, stats) = run(None, &records);
+        let spans = spans(&items);
+        let [(call, None)] = spans[..] else { panic!("{spans:#?}") };
+        assert_eq!(attribute(call, semconv::CAPTURE_TRUNCATED), Some(&Value::Bool(true)));
+        assert_eq!(stats.streams.missing_bytes, (response.len() - half) as u64);
+    }
+
+    #[test]
+    fn too_many_bytes_make_the_connection_idle_longest_give_way() {
+        let mut items = Vec::new();
+        let shared = Arc::new(Mutex::new(Stats::default()));
+        let settings = Settings { max_memory: 1, ..settings(None) };
+        let mut pipeline =
+            Pipeline::new(settings, host(), shared.clone(), |_: &ExporterId, item| items.push(item));
+        let mut batch = Batch::default();
+        batch.push(&sent(20, 0, &REQUEST[..80]));
+        pipeline.batch(&batch);
+        let stats = shared.lock().unwrap().clone();
+        assert_eq!((stats.evicted, stats.connections, stats.memory), (1, 0, 0));
+    }
+
+    /// Answers that a test changes: what holds for every process, and whether it is known by now.
+    #[derive(Default)]
+    struct Scripted {
+        version: u64,
+        policy: Option<Arc<Policy>>,
+        known: bool,
+    }
+
+    impl Scripted {
+        fn wanting(&mut self, wishes: &[&Wish]) {
+            self.version += 1;
+            self.policy = (!wishes.is_empty()).then(|| Arc::new(Policy::union(wishes, "redaction").unwrap()));
+        }
+    }
+
+    impl Subjects for Rc<RefCell<Scripted>> {
+        type Facts = Arc<Resource>;
+
+        fn version(&self) -> u64 {
+            self.borrow().version
+        }
+
+        fn policy(&mut self, _: ProcessId, _: Option<u64>) -> Option<Arc<Policy>> {
+            self.borrow().policy.clone()
+        }
+
+        fn facts(&mut self, _: ProcessId, cgroup: Option<u64>, _: Option<&Path>) -> Arc<Resource> {
+            let cgroup = Value::Int(cgroup.map_or(-1, |id| id.try_into().unwrap()));
+            Arc::new(Resource { attributes: vec![("cgroup".into(), cgroup)] })
+        }
+
+        fn resource(&mut self, facts: &Arc<Resource>, now: bool) -> Option<Arc<Resource>> {
+            (now || self.borrow().known).then(|| facts.clone())
+        }
+    }
+
+    fn wish(trace: &str, exporter: &str, content: Content) -> Wish {
+        let mut spec = AgentTraceSpec { exporter: exporter.into(), ..AgentTraceSpec::default() };
+        spec.capture.model_calls.content = content;
+        Wish::of(trace, &spec)
+    }
+
+    type Told = Rc<RefCell<Vec<(String, Item)>>>;
+
+    type Answers = Rc<RefCell<Scripted>>;
+    type Numbers = Arc<Mutex<Stats>>;
+
+    fn scripted() -> (Answers, Told, Numbers, impl FnMut(&[Vec<u8>])) {
+        let (subjects, told) = (Rc::new(RefCell::new(Scripted::default())), Told::default());
+        subjects.borrow_mut().known = true;
+        let stats = Arc::new(Mutex::new(Stats::default()));
+        let out = {
+            let told = told.clone();
+            move |exporter: &ExporterId, item| told.borrow_mut().push((exporter.name.to_string(), item))
+        };
+        let mut pipeline = Pipeline::new(settings(None), subjects.clone(), stats.clone(), out);
+        let run = move |records: &[Vec<u8>]| {
+            let mut batch = Batch::default();
+            records.iter().for_each(|record| batch.push(record));
+            pipeline.batch(&batch);
+        };
+        (subjects, told, stats, run)
+    }
+
+    fn told_spans(told: &Told) -> Vec<(String, Span)> {
+        let span = |(exporter, item): &(String, Item)| match &item.signal {
+            Signal::Span { span, .. } => Some((exporter.clone(), span.as_ref().clone())),
+            _ => None,
+        };
+        told.borrow().iter().filter_map(span).collect()
+    }
+
+    #[test]
+    fn each_exporter_is_told_once_and_no_more_than_the_strictest_of_its_traces_allows() {
+        let (subjects, told, stats, mut run) = scripted();
+        let open = wish("open", "x", Content::Messages);
+        let closed = wish("closed", "y", Content::None);
+        let same = wish("same", "x", Content::Messages);
+        subjects.borrow_mut().wanting(&[&open, &closed, &same]);
+        run(&[sent(20, 0, REQUEST), received(30, 0, &response())]);
+        let spans = told_spans(&told);
+        let exporters: Vec<_> = spans.iter().map(|(exporter, _)| exporter.as_str()).collect();
+        assert_eq!(exporters, ["x", "y"]);
+        let content = |span: &Span| format!("{:?}", span.attributes).contains("content");
+        assert_eq!((content(&spans[0].1), content(&spans[1].1)), (true, false), "{spans:#?}");
+        let ids = told
+            .borrow()
+            .iter()
+            .filter_map(|(_, item)| match item.signal {
+                Signal::Span { trace_id, span_id, .. } => Some((trace_id, span_id)),
+                _ => None,
+            })
+            .collect::<HashSet<_>>();
+        assert_eq!(ids.len(), 1, "one call is one span");
+        let stats = stats.lock().unwrap();
+        assert_eq!(stats.calls.values().sum::<u64>(), 1);
+        for trace in ["open", "closed", "same"] {
+            assert_eq!(stats.traces[trace].calls, 1, "{trace}");
+        }
+    }
+
+    #[test]
+    fn a_policy_that_changes_in_the_middle_of_a_connection_loses_no_call() {
+        let (subjects, told, _, mut run) = scripted();
+        subjects.borrow_mut().wanting(&[&wish("a", "x", Content::None)]);
+        let response = response();
+        run(&[sent(20, 0, REQUEST), received(30, 0, &response[..50])]);
+        subjects.borrow_mut().wanting(&[&wish("b", "y", Content::Messages)]);
+        run(&[received(31, 50, &response[50..])]);
+        run(&[sent(40, REQUEST.len() as u64, REQUEST), received(50, response.len() as u64, &response)]);
+        let spans = told_spans(&told);
+        let [(first, _), (second, second_span)] = &spans[..] else { panic!("{spans:#?}") };
+        assert_eq!((first.as_str(), second.as_str()), ("y", "y"));
+        assert!(attribute(second_span, "gen_ai.input.messages").is_some());
+        assert!(spans.iter().all(|(_, span)| attribute(span, semconv::CAPTURE_TRUNCATED).is_none()));
+    }
+
+    #[test]
+    fn nothing_leaves_of_a_process_that_was_deselected_in_the_middle_of_a_call() {
+        let (subjects, told, stats, mut run) = scripted();
+        subjects.borrow_mut().wanting(&[&wish("a", "x", Content::None)]);
+        let response = response();
+        run(&[sent(20, 0, REQUEST), received(30, 0, &response[..50])]);
+        subjects.borrow_mut().wanting(&[]);
+        run(&[received(31, 50, &response[50..]), exit(PID, 40, 0)]);
+        assert!(told.borrow().is_empty());
+        let stats = stats.lock().unwrap();
+        assert_eq!((stats.deselected, stats.connections, stats.memory), (1, 0, 0));
+    }
+
+    #[test]
+    fn telemetry_waits_for_its_process_to_be_known_but_not_for_ever() {
+        let (subjects, told, stats, mut run) = scripted();
+        subjects.borrow_mut().wanting(&[&wish("a", "x", Content::None)]);
+        subjects.borrow_mut().known = false;
+        run(&[container(PID, 10, 7), sent(20, 0, REQUEST), received(30, 0, &response())]);
+        run(&[exit(PID, PATIENCE, 0)]);
+        assert!(told.borrow().is_empty());
+        run(&[exit(PID, 31 + PATIENCE, 0)]);
+        assert_eq!(told_spans(&told).len(), 1);
+        let known: Vec<_> =
+            told.borrow().iter().map(|(_, item)| item.resource.attributes[0].1.clone()).collect();
+        assert!(known.iter().all(|cgroup| *cgroup == Value::Int(7)), "{known:?}");
+        let unsettled = stats.lock().unwrap().unsettled;
+        assert_eq!(unsettled, told.borrow().len() as u64);
+    }
+
+    #[test]
+    fn what_waits_is_bounded() {
+        let (subjects, told, _, mut run) = scripted();
+        subjects.borrow_mut().wanting(&[&wish("a", "x", Content::None)]);
+        subjects.borrow_mut().known = false;
+        let (mut sent_bytes, mut received_bytes) = (0, 0);
+        for n in 0..2000 {
+            run(&[sent(n, sent_bytes, REQUEST), received(n, received_bytes, &response())]);
+            sent_bytes += REQUEST.len() as u64;
+            received_bytes += response().len() as u64;
+        }
+        let (count, each) = (told.borrow().len(), 4); // a span, a duration, two token counts
+        assert_eq!(count, 2000 * each - MOST_WAITING);
+    }
+}

@@ -1,0 +1,6 @@
+//! Any bytes as an exchange at `POST …/messages`.
+#![no_main]
+
+mod exchange;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| exchange::run("/v1/messages", input));

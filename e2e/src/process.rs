@@ -1,0 +1,132 @@
+//! Child processes of tests: never left behind, never waited for without end.
+
+use rustix::process::{Pid, Signal, kill_process};
+use std::io::Read;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
+use std::time::Duration;
+
+/// Beyond this a test's program is taken for hung: well above what the slowest takes on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(300);
+
+/// A running process that ends with its owner.
+pub struct Process {
+    child: Child,
+    name: String,
+}
+
+impl Process {
+    /// Starts it.
+    ///
+    /// # Panics
+    /// It cannot be started.
+    pub fn spawn(command: &mut Command) -> Self {
+        let name = command.get_program().to_string_lossy().into_owned();
+        let child = command.spawn().unwrap_or_else(|error| panic!("cannot start {name}: {error}"));
+        Self { child, name }
+    }
+
+    /// Its id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What its pipes are connected to.
+    pub fn child(&mut self) -> &mut Child {
+        &mut self.child
+    }
+
+    /// Sends a signal; nothing where it has ended.
+    pub fn signal(&self, signal: Signal) {
+        send(self.child.id(), signal);
+    }
+
+    /// Waits until it ends, and kills it where that takes longer than [`PATIENCE`].
+    ///
+    /// # Panics
+    /// It had to be killed.
+    pub fn wait(mut self) -> ExitStatus {
+        let watchdog = Watchdog::over(self.child.id());
+        let status = self.child.wait().expect("a child of ours can be waited for");
+        assert!(!watchdog.has_bitten(), "{} did not end within {PATIENCE:?}", self.name);
+        status
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            drop(self.child.kill());
+            drop(self.child.wait());
+        }
+    }
+}
+
+/// Runs a command to its end and returns what it wrote.
+///
+/// # Panics
+/// It cannot be started, or did not end within [`PATIENCE`].
+pub fn run(command: &mut Command) -> Output {
+    let mut process = Process::spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
+    let read = |pipe: Option<Box<dyn Read + Send>>| {
+        thread::spawn(move || {
+            let mut bytes = Vec::new();
+            if let Some(mut pipe) = pipe {
+                drop(pipe.read_to_end(&mut bytes));
+            }
+            bytes
+        })
+    };
+    let stdout = read(process.child.stdout.take().map(|pipe| Box::new(pipe) as _));
+    let stderr = read(process.child.stderr.take().map(|pipe| Box::new(pipe) as _));
+    let status = process.wait();
+    Output {
+        status,
+        stdout: stdout.join().expect("reading a pipe does not panic"),
+        stderr: stderr.join().expect("reading a pipe does not panic"),
+    }
+}
+
+/// What a process holds in the kernel's tracing: BPF programs, maps and links, and performance events (probes are some).
+///
+/// # Panics
+/// The process is gone, or another user's.
+pub fn kernel_objects(pid: u32) -> Vec<String> {
+    let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("a process of ours that runs");
+    let links = entries.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
+    let names = links.filter_map(|link| Some(link.to_str()?.strip_prefix("anon_inode:")?.to_owned()));
+    names.filter(|name| name.starts_with("bpf") || name == "btf" || name == "[perf_event]").collect()
+}
+
+/// Kills a process that takes too long.
+struct Watchdog {
+    ended: Option<std::sync::mpsc::Sender<()>>,
+    thread: Option<thread::JoinHandle<bool>>,
+}
+
+impl Watchdog {
+    fn over(pid: u32) -> Self {
+        let (ended, wait) = channel::<()>();
+        let thread = thread::spawn(move || {
+            let late = wait.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout);
+            if late {
+                send(pid, Signal::KILL);
+            }
+            late
+        });
+        Self { ended: Some(ended), thread: Some(thread) }
+    }
+
+    fn has_bitten(mut self) -> bool {
+        drop(self.ended.take());
+        self.thread.take().is_some_and(|thread| thread.join().unwrap_or(true))
+    }
+}
+
+fn send(pid: u32, signal: Signal) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        // Fails only for a process that has ended, which is what a signal is sent for.
+        let _ = kill_process(pid, signal);
+    }
+}

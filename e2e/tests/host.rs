@@ -1,0 +1,329 @@
+//! Programs that are found, not started: `run` traces a host, `record --pid` a process that runs already.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use agentsight_e2e::agent::{Agent, clean_environment};
+use agentsight_e2e::collector::{Collector, get};
+use agentsight_e2e::model_server::ModelServer;
+use agentsight_e2e::process::{PATIENCE, Process, run};
+use agentsight_e2e::programs::{self, Invocation};
+use agentsight_e2e::telemetry::{Span, Telemetry};
+use rustix::process::Signal;
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::fs::Permissions;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+#[test]
+fn every_short_program_is_seen_whose_library_was_there_at_the_start() {
+    let Some(agent) = Agent::or_skip() else { return };
+    let server = ModelServer::start();
+    let host = Host::start(&agent, "{}");
+    let kinds: [&(dyn Fn() -> Invocation + Sync); 3] = [
+        &|| programs::tls_once(built(), &server, "host"),
+        &|| programs::curl(&server, "host", &format!("{:032x}", 1)),
+        &|| programs::python(&server, "host"),
+    ];
+    for program in kinds {
+        run_each(100, |command| command, program);
+    }
+    let metrics = host.get("/metrics");
+    let complete = metrics
+        .lines()
+        .filter(|line| line.starts_with("agentsight_calls_total{") && line.contains("outcome=\"complete\""))
+        .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
+        .sum::<u64>();
+    assert_eq!(host.get("/healthz"), "ok\n");
+    let calls = host.calls_to(&server);
+    assert_eq!(server.stop().len(), 300, "calls that the programs made");
+    for executable in ["tls_once", "curl", "python"] {
+        let seen = calls.iter().filter(|span| executable_of(span).starts_with(executable)).count();
+        assert_eq!(seen, 100, "calls of {executable} that were seen");
+    }
+    assert_eq!(calls.len(), 300, "a call was seen twice");
+    assert!(complete > 0, "{metrics}");
+}
+
+#[test]
+fn the_share_of_calls_through_a_library_made_a_moment_before_is_told() {
+    const TIMES: usize = 40;
+    let Some(agent) = Agent::or_skip() else { return };
+    let server = ModelServer::start();
+    let (program, _) = programs::tls_once(built(), &server, "first");
+    let library = programs::library_of(Path::new(&program), "libssl.so.3");
+    let host = Host::start(&agent, "{}");
+    for (name, program) in [
+        ("C", &(|| programs::tls_once(built(), &server, "fresh")) as &(dyn Fn() -> Invocation + Sync)),
+        ("curl", &|| programs::curl(&server, "fresh", &format!("{:032x}", 1))),
+        ("Python", &|| programs::python(&server, "fresh")),
+    ] {
+        let folders: Vec<TempDir> = (0..TIMES).map(|_| tempfile::tempdir().unwrap()).collect();
+        let next = AtomicUsize::new(0);
+        run_each(
+            TIMES,
+            |mut command| {
+                let folder = folders[next.fetch_add(1, Ordering::Relaxed)].path();
+                std::fs::copy(&library, folder.join("libssl.so.3")).unwrap();
+                command.env("LD_LIBRARY_PATH", folder);
+                command
+            },
+            program,
+        );
+        eprintln!("{name}: {TIMES} programs, each the first to map its library, have called");
+    }
+    let calls = host.calls_to(&server);
+    assert_eq!(server.stop().len(), 3 * TIMES);
+    for executable in ["tls_once", "curl", "python"] {
+        let seen = calls.iter().filter(|span| executable_of(span).starts_with(executable)).count();
+        eprintln!("{executable}: {seen} of {TIMES} calls through a library made a moment before were seen");
+        assert!(seen <= TIMES, "a call was seen twice");
+    }
+    assert!(!calls.is_empty(), "new libraries are found");
+}
+
+#[test]
+fn a_selector_is_the_limit_of_what_is_seen() {
+    let Some(agent) = Agent::or_skip() else { return };
+    let server = ModelServer::start();
+    let folder = tempfile::tempdir().unwrap();
+    let shell = folder.path().join("the-agent");
+    std::fs::copy("/bin/sh", &shell).unwrap();
+    let host = Host::start(&agent, "{matchLabels: {agentsight.dev/executable: the-agent}}");
+    let (curl, arguments) = programs::curl(&server, "selected", &format!("{:032x}", 1));
+    let mut selected = Process::spawn(
+        Command::new(shell)
+            .args(["-c", r#"read -r line; for n in 1 2 3; do "$@" >/dev/null || exit 1; done"#, "sh"])
+            .arg(&curl)
+            .args(&arguments)
+            .env_clear()
+            .envs(clean_environment(folder.path()))
+            .stdin(Stdio::piped()),
+    );
+    // A process is selected some milliseconds after its exec; its children are at once.
+    host.wait_for("agentsight_untraceable_processes{reason=\"NoTlsLibrary\"} 1\n");
+    run_each(3, |command| command, &|| (curl.clone(), arguments.clone()));
+    writeln!(selected.child().stdin.take().unwrap(), "go").unwrap();
+    assert!(selected.wait().success());
+    let calls = host.calls_to(&server);
+    let served = server.stop();
+    assert_eq!(served.len(), 6);
+    let seen: BTreeSet<_> = calls.iter().filter_map(|span| span.text("gen_ai.response.id")).collect();
+    let theirs: BTreeSet<_> = served[3..].iter().filter_map(|served| served.id.as_deref()).collect();
+    assert_eq!(seen, theirs, "the calls of the selected shell's children, and no others");
+}
+
+#[test]
+fn the_agents_own_metrics_and_log_reach_a_collector_by_the_names_of_its_page() {
+    let Some(agent) = Agent::or_skip() else { return };
+    for grpc in [true, false] {
+        let Some(collector) = Collector::or_skip() else { return };
+        let (port, protocol) =
+            if grpc { (collector.grpc, "grpc") } else { (collector.http, "http/protobuf") };
+        let options = ["--otlp-endpoint", &format!("http://127.0.0.1:{port}"), "--otlp-protocol", protocol];
+        let host = Host::start_with(&agent, "{matchLabels: {agentsight.dev/executable: none}}", &options);
+        let page = host.get("/metrics");
+        host.stop();
+        let (received, _folder) = collector.received();
+        let received = Telemetry::read(&received).unwrap();
+        let own: BTreeSet<_> = received
+            .metrics
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .filter(|name| !name.starts_with("gen_ai."))
+            .collect();
+        let on_the_page: BTreeSet<_> = page
+            .lines()
+            .filter(|line| !line.starts_with('#') && !line.starts_with("agentsight_build_info"))
+            .filter_map(|line| line.split(['{', ' ']).next())
+            .map(|name| name.trim_end_matches("_total").replacen('_', ".", 1))
+            .collect();
+        assert_eq!(own, on_the_page.iter().map(String::as_str).collect(), "{protocol}");
+        assert!(received.text.contains(r#"{"key":"service.name","value":{"stringValue":"agentsight"}}"#));
+        assert!(
+            received.logs.iter().any(|record| record.to_string().contains("ending")),
+            "{:?}",
+            received.logs
+        );
+    }
+}
+
+#[test]
+fn a_process_that_runs_already_is_traced_with_its_children_and_told_as_json() {
+    let Some(agent) = Agent::or_skip() else { return };
+    let server = ModelServer::start();
+    let folder = tempfile::tempdir().unwrap();
+    let (curl, arguments) = programs::curl(&server, "pid", &format!("{:032x}", 9));
+    let mut shell = Process::spawn(
+        Command::new("sh")
+            .args(["-c", r#"read -r line; "$@" >/dev/null"#, "sh"])
+            .arg(curl)
+            .args(arguments)
+            .env_clear()
+            .envs(clean_environment(folder.path()))
+            .stdin(Stdio::piped()),
+    );
+    let out = folder.path().join("spans.jsonl");
+    let mut record = Process::spawn(
+        Command::new(agent.program())
+            .args(["record", "-v", "-o", "json", "--pid", &shell.id().to_string(), "--output-file"])
+            .arg(&out)
+            .env_clear()
+            .envs(clean_environment(folder.path()))
+            .stderr(Stdio::piped()),
+    );
+    let mut log = BufReader::new(record.child().stderr.take().unwrap()).lines().map_while(Result::ok);
+    assert!(log.any(|line| line.contains("tracing;")), "the agent did not start");
+    writeln!(shell.child().stdin.take().unwrap(), "go").unwrap();
+    assert!(shell.wait().success());
+    // It ends with the process that it watches.
+    log.for_each(drop);
+    assert!(record.wait().success());
+    let served = server.stop();
+    let spans: Vec<Value> = std::fs::read_to_string(&out)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("a JSON object a line"))
+        .collect();
+    assert_eq!(spans.len(), 1, "{spans:#?}");
+    assert_eq!(spans[0]["name"], "chat gpt-4o-mini");
+    assert!(spans[0].to_string().contains(served[0].id.as_deref().unwrap()), "{}", spans[0]);
+}
+
+#[test]
+fn a_user_without_rights_is_told_in_one_line_what_is_missing_and_what_to_type() {
+    let Some(agent) = Agent::or_skip() else { return };
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root can become another user");
+        return;
+    }
+    // Where that user may read it.
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+    let program = folder.path().join("agentsight");
+    std::fs::copy(agent.program(), &program).unwrap();
+    let nobody = 65_534;
+    let output =
+        run(Command::new(&program).args(["record", "--", "true"]).uid(nobody).gid(nobody).env_clear());
+    assert_eq!(output.status.code(), Some(125));
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(message.lines().count(), 1, "{message}");
+    assert!(message.contains("CAP_BPF") && message.contains("CAP_SYS_ADMIN"), "{message}");
+    assert!(message.contains(&format!("run: sudo -E {} record -- true", program.display())), "{message}");
+}
+
+/// `agentsight run` at work.
+struct Host {
+    process: Process,
+    address: String,
+    folder: TempDir,
+}
+
+impl Host {
+    fn start(agent: &Agent, selector: &str) -> Self {
+        Self::start_with(agent, selector, &[])
+    }
+
+    fn start_with(agent: &Agent, selector: &str, options: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let trace = folder.path().join("agenttrace.yaml");
+        std::fs::write(
+            &trace,
+            format!(
+                "apiVersion: agentsight.dev/v1alpha1\nkind: AgentTrace\nmetadata: {{name: test}}\n\
+                 spec: {{selector: {selector}}}\n"
+            ),
+        )
+        .unwrap();
+        let mut process = Process::spawn(
+            Command::new(agent.program())
+                .args(["run", "--listen", "127.0.0.1:0", "-f"])
+                .arg(&trace)
+                .args(options)
+                .arg("--otlp-json")
+                .arg(folder.path().join("otlp.jsonl"))
+                .env_clear()
+                .envs(clean_environment(folder.path()))
+                .stderr(Stdio::piped()),
+        );
+        let mut log = BufReader::new(process.child().stderr.take().unwrap()).lines().map_while(Result::ok);
+        let said = log.find_map(|line| {
+            let (_, rest) = line.split_once("http://")?;
+            rest.split('/').next().map(str::to_owned)
+        });
+        let address = said.expect("it says where it listens");
+        // Read on, so that it can go on saying something.
+        thread::spawn(move || log.for_each(|line| eprintln!("{line}")));
+        Self { process, address, folder }
+    }
+
+    fn get(&self, path: &str) -> String {
+        let (_, port) = self.address.rsplit_once(':').expect("an address has a port");
+        let (status, body) = get(port.parse().unwrap(), path);
+        assert_eq!(status, 200, "{path}");
+        String::from_utf8(body).unwrap()
+    }
+
+    /// Asks for the metrics until this is in them.
+    fn wait_for(&self, line: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.get("/metrics").contains(line) {
+            assert!(Instant::now() < deadline, "not in the metrics: {line}\n{}", self.get("/metrics"));
+            // Nothing tells of a change but the metrics themselves.
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Ends it, and returns what it wrote.
+    fn stop(self) -> Telemetry {
+        self.process.signal(Signal::TERM);
+        assert!(self.process.wait().success());
+        Telemetry::read(&self.folder.path().join("otlp.jsonl")).unwrap()
+    }
+
+    /// Ends it, and returns the calls to one server: others on this machine may call others.
+    fn calls_to(self, server: &ModelServer) -> Vec<Span> {
+        let telemetry = self.stop();
+        let port = u64::from(server.port());
+        telemetry.spans.into_iter().filter(|span| span.number("server.port") == Some(port)).collect()
+    }
+}
+
+/// Runs a program so many times, four at once.
+fn run_each(
+    times: usize,
+    prepare: impl Fn(Command) -> Command + Sync,
+    program: &(dyn Fn() -> Invocation + Sync),
+) {
+    let home = tempfile::tempdir().unwrap();
+    let next = AtomicUsize::new(0);
+    // Made once, before the workers ask for it.
+    let (program, arguments) = program();
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while next.fetch_add(1, Ordering::Relaxed) < times {
+                    let mut command = Command::new(&program);
+                    command.args(&arguments).env_clear().envs(clean_environment(home.path()));
+                    let output = run(&mut prepare(command));
+                    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+                }
+            });
+        }
+    });
+}
+
+fn executable_of(span: &Span) -> String {
+    span.resource.get("process.executable.name").and_then(Value::as_str).unwrap_or_default().to_owned()
+}
+
+fn built() -> &'static Path {
+    Path::new(env!("CARGO_TARGET_TMPDIR"))
+}

@@ -1,0 +1,457 @@
+//! The node agent against a real API server, with cgroups laid out as a kubelet and its runtime do.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use agentsight_e2e::agent::{Agent, clean_environment};
+use agentsight_e2e::collector::{Collector, get};
+use agentsight_e2e::control_plane::ControlPlane;
+use agentsight_e2e::model_server::ModelServer;
+use agentsight_e2e::process::{PATIENCE, Process, kernel_objects, run};
+use agentsight_e2e::programs;
+use agentsight_e2e::telemetry::{Span, Telemetry};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use std::cell::Cell;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+const NODE: &str = "node-1";
+const RELEASE: &str = "agentsight-system";
+
+#[test]
+fn not_a_byte_of_an_unselected_cgroup_is_copied_and_nested_ones_inherit() {
+    let Some(agent) = Agent::or_skip() else { return };
+    let Some(collector) = Collector::or_skip() else { return };
+    let server = ModelServer::start();
+    let mut expected = Vec::new();
+    for mount in hierarchies() {
+        let cgroups = Cgroups::below(&mount);
+        let (traced, other) = (uid('1'), uid('2'));
+        let selected = cgroups.container(&traced, 'a');
+        let unselected = cgroups.container(&other, 'b');
+        let state = json!({
+            "grants": [grant_spec("1", &json!({"matchLabels": {"app": "agent"}}), 1)],
+            "pods": [saved_pod(&traced, "traced", "agent"), saved_pod(&other, "other", "web")],
+            "namespaces": {}, "clusterUid": "cluster",
+        });
+        // No API server is there: what was known last holds.
+        let kubeconfig = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "none",
+            "contexts": [{"name": "none", "context": {"cluster": "none", "user": "none"}}],
+            "clusters": [{"name": "none", "cluster": {"server": "http://127.0.0.1:1"}}],
+            "users": [{"name": "none", "user": {}}],
+        });
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("state.json"), state.to_string()).unwrap();
+        std::fs::write(folder.path().join("kubeconfig"), kubeconfig.to_string()).unwrap();
+        let node =
+            NodeAgent::start(&agent, &folder, &folder.path().join("kubeconfig"), &collector, Some(&mount));
+        for _ in 0..3 {
+            call(&server, &unselected, UNTRACED);
+        }
+        for counter in ["agentsight_tls_calls_total", "agentsight_tls_bytes_total"] {
+            assert_eq!(node.metric(counter), 0, "{counter} in {}", mount.display());
+        }
+        assert_eq!(node.metric("agentsight_attachments"), 0, "nobody else pays for a probe");
+
+        node.warm_up(&server, &selected);
+        let nested = selected.join("inner/most");
+        std::fs::create_dir_all(&nested).unwrap();
+        let late = cgroups.container(&traced, 'c');
+        for cgroup in [&selected, &nested, &late] {
+            expected.push(expected.len() + 1);
+            node.call(&server, cgroup, expected.len());
+        }
+        let bytes = node.metric("agentsight_tls_bytes_total");
+        for _ in 0..3 {
+            call(&server, &unselected, UNTRACED);
+        }
+        assert_eq!(
+            node.metric("agentsight_tls_bytes_total"),
+            bytes,
+            "the library is probed, the container not copied"
+        );
+        node.stop();
+    }
+    let (received, _folder) = collector.received();
+    let spans = calls_of(&received);
+    assert_eq!(traced(&spans), expected);
+    for span in &spans {
+        let text = |key: &str| span.resource.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+        assert_eq!(
+            (text("k8s.pod.name"), text("k8s.namespace.name")),
+            ("traced".to_owned(), "shop".to_owned())
+        );
+        assert_eq!(text("k8s.container.name"), "app");
+        assert_eq!(text("service.name"), "traced");
+        assert_eq!(text("k8s.cluster.uid"), "cluster");
+        assert_eq!(text("k8s.pod.uid"), uid('1'));
+    }
+}
+
+#[test]
+fn grants_are_obeyed_as_they_change_and_without_an_api_server() {
+    let Some(agent) = Agent::or_skip() else { return };
+    let Some(plane) = ControlPlane::or_skip() else { return };
+    let Some(collector) = Collector::or_skip() else { return };
+    let server = ModelServer::start();
+    let crds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crds");
+    plane.kubectl(&["apply", "-f", &crds.to_string_lossy()]);
+    plane.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"]);
+    for namespace in [RELEASE, "shop"] {
+        plane.kubectl(&["create", "namespace", namespace]);
+    }
+    let mount = hierarchies().remove(0);
+    let cgroups = Cgroups::below(&mount);
+    let [one, two] = ["one", "two"].map(|name| pod(&plane, name));
+    let folder = tempfile::tempdir().unwrap();
+    let node = NodeAgent::start(&agent, &folder, &plane.kubeconfig(), &collector, None);
+    let first = cgroups.container(&one, 'a');
+    let second = cgroups.container(&two, 'b');
+    status(&plane, "one", 'a');
+    status(&plane, "two", 'b');
+
+    let applied = Instant::now();
+    grant(&plane, &json!({"matchLabels": {"app": "one"}}), 1);
+    wait_for_report(&plane, "the grant", |report| report["grants"][0]["matchedPods"] == 1);
+    eprintln!("a grant is reported {:?} after it was applied", applied.elapsed());
+    node.warm_up(&server, &first);
+    call(&server, &second, UNTRACED);
+    node.call(&server, &first, 1);
+
+    let applied = Instant::now();
+    grant(&plane, &json!({"matchLabels": {"app": "two"}}), 2);
+    let report = wait_for_report(&plane, "the new selector", |report| {
+        report["grants"][0]["observedGeneration"] == 2 && report["grants"][0]["matchedPods"] == 1
+    });
+    eprintln!("a new selector is reported {:?} after it was applied", applied.elapsed());
+    assert!(node.is_in_the_kernel());
+    assert_eq!(report["exporters"][0]["name"], "default");
+    assert_eq!(report["conditions"][0]["status"], "True");
+    call(&server, &first, UNTRACED);
+    node.call(&server, &second, 2);
+
+    plane.stop_api_server();
+    node.call(&server, &second, 3);
+    node.stop();
+    let node = NodeAgent::start(&agent, &folder, &plane.kubeconfig(), &collector, None);
+    node.warm_up(&server, &second);
+    plane.start_api_server();
+    plane.kubectl(&["-n", RELEASE, "delete", "agenttracegrants", "--all"]);
+    wait_for_report(&plane, "that nothing is granted", |report| report["granted"].as_i64().unwrap_or(0) == 0);
+    let bytes = node.metric("agentsight_tls_bytes_total");
+    call(&server, &second, UNTRACED);
+    assert_eq!(node.metric("agentsight_tls_bytes_total"), bytes);
+    node.wait_until("nothing is left in the kernel", |node| kernel_objects(node.process.id()).is_empty());
+    assert_eq!(node.metric("agentsight_tls_bytes_total"), bytes, "what was counted stays");
+
+    // And it begins again.
+    grant(&plane, &json!({"matchLabels": {"app": "one"}}), 3);
+    node.wait_until("it traces again", NodeAgent::is_in_the_kernel);
+    node.wait_until("a call is seen again", |node| {
+        let before = node.metric("agentsight_calls_total");
+        node.call(&server, &first, WARMING);
+        node.metric("agentsight_calls_total") > before
+    });
+    assert!(node.metric("agentsight_tls_bytes_total") > bytes);
+    node.call(&server, &first, 4);
+    node.stop();
+
+    let (received, _folder) = collector.received();
+    let spans = calls_of(&received);
+    assert_eq!(traced(&spans), [1, 2, 3, 4]);
+    for span in &spans {
+        let text = |key: &str| span.resource.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+        assert!([&one, &two].contains(&&text("k8s.pod.uid")), "{:?}", span.resource);
+        assert_eq!(text("k8s.container.name"), "app");
+        assert_eq!(text("container.image.name"), "registry.example.com/shop/agent");
+    }
+}
+
+/// A node agent that runs.
+struct NodeAgent {
+    process: Process,
+    port: u16,
+    /// Programs that were run in selected cgroups.
+    made: Cell<u64>,
+}
+
+impl NodeAgent {
+    fn start(
+        agent: &Agent,
+        folder: &TempDir,
+        kubeconfig: &Path,
+        collector: &Collector,
+        cgroup: Option<&Path>,
+    ) -> Self {
+        let exporters = folder.path().join("exporters.yaml");
+        let endpoint = format!("http://127.0.0.1:{}", collector.grpc);
+        std::fs::write(
+            &exporters,
+            json!({"exporters": {"default": {"endpoint": endpoint, "protocol": "grpc"}}}).to_string(),
+        )
+        .unwrap();
+        let mut command = Command::new(agent.program());
+        command
+            .args([
+                "node-agent",
+                "-v",
+                "--listen",
+                "127.0.0.1:0",
+                "--node-name",
+                NODE,
+                "--namespace",
+                RELEASE,
+            ])
+            .arg("--exporters")
+            .arg(&exporters)
+            .arg("--state-dir")
+            .arg(folder.path())
+            .env_clear()
+            .envs(clean_environment(folder.path()))
+            .env("KUBECONFIG", kubeconfig)
+            .env("NO_COLOR", "1")
+            .stderr(Stdio::piped());
+        if let Some(cgroup) = cgroup {
+            command.arg("--cgroup").arg(mounts_of(cgroup));
+        }
+        let mut process = Process::spawn(&mut command);
+        let mut log = BufReader::new(process.child().stderr.take().unwrap()).lines().map_while(Result::ok);
+        let port = log.find_map(|line| {
+            eprintln!("{line}");
+            line.split_once("address=127.0.0.1:")?.1.split(' ').next()?.parse().ok()
+        });
+        let port = port.expect("it says where it listens");
+        // Read on, so that it can go on saying something.
+        std::thread::spawn(move || log.for_each(|line| eprintln!("{line}")));
+        let node = Self { process, port, made: Cell::new(0) };
+        node.wait_until("it is ready", |node| get(node.port, "/readyz").0 == 200);
+        node
+    }
+
+    /// Whether it listens to what processes map, which it does last of all when it begins to trace.
+    fn is_in_the_kernel(&self) -> bool {
+        kernel_objects(self.process.id()).iter().any(|name| name == "[perf_event]")
+    }
+
+    fn metric(&self, name: &str) -> u64 {
+        let (status, body) = get(self.port, "/metrics");
+        assert_eq!(status, 200);
+        let text = String::from_utf8(body).unwrap();
+        let values = text
+            .lines()
+            .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{'])));
+        values.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
+    }
+
+    /// One call from a selected cgroup; returns when all of it is decoded.
+    fn call(&self, server: &ModelServer, cgroup: &Path, number: usize) {
+        call(server, cgroup, number);
+        self.made.set(self.made.get() + 1);
+        // The program's exit is the last that the kernel tells of it.
+        self.wait_until("the program's end is seen", |node| {
+            node.metric("agentsight_events_total{kind=\"exit\"}") >= node.made.get()
+        });
+    }
+
+    /// Calls until the library is probed: here it is mapped a moment before it is used.
+    fn warm_up(&self, server: &ModelServer, cgroup: &Path) {
+        self.wait_until("a call is seen", |node| {
+            node.call(server, cgroup, WARMING);
+            node.metric("agentsight_calls_total") > 0
+        });
+    }
+
+    fn wait_until(&self, what: &str, mut is_so: impl FnMut(&Self) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !is_so(self) {
+            assert!(Instant::now() < deadline, "not: {what}");
+            // Nothing tells of a change but the agent's own pages.
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn stop(self) {
+        self.process.signal(Signal::TERM);
+        assert!(self.process.wait().success());
+    }
+}
+
+/// Cgroups of containers, removed at the end.
+struct Cgroups {
+    root: PathBuf,
+}
+
+impl Cgroups {
+    /// Below this process' own cgroup of the hierarchy.
+    fn below(mount: &Path) -> Self {
+        let own = std::fs::read_to_string("/proc/self/cgroup").unwrap();
+        let controller = mount.file_name().unwrap().to_string_lossy().into_owned();
+        let own = own.lines().find_map(|line| {
+            let mut fields = line.splitn(3, ':').skip(1);
+            let (names, path) = (fields.next()?, fields.next()?);
+            let is_it = names.split(',').any(|name| name == controller) || (names.is_empty() && is_v2(mount));
+            is_it.then(|| path.to_owned())
+        });
+        let name = format!("agentsight-test-{}", std::process::id());
+        let root = mount.join(own.unwrap().trim_start_matches('/')).join(name);
+        std::fs::create_dir_all(&root).unwrap();
+        Self { root }
+    }
+
+    fn container(&self, pod: &str, id: char) -> PathBuf {
+        let path = self.root.join(format!("kubepods/burstable/pod{pod}")).join(id.to_string().repeat(64));
+        std::fs::create_dir_all(&path).unwrap();
+        path
+    }
+}
+
+impl Drop for Cgroups {
+    fn drop(&mut self) {
+        fn remove(path: &Path) {
+            for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    remove(&entry.path());
+                }
+            }
+            drop(std::fs::remove_dir(path));
+        }
+        remove(&self.root);
+    }
+}
+
+/// The hierarchies that this machine has and an agent may use.
+fn hierarchies() -> Vec<PathBuf> {
+    let root = Path::new("/sys/fs/cgroup");
+    let found = [root.to_owned(), root.join("memory"), root.join("unified")];
+    found.into_iter().filter(|path| path.join("cgroup.procs").exists()).collect()
+}
+
+fn is_v2(mount: &Path) -> bool {
+    mount.join("cgroup.controllers").exists()
+}
+
+/// What `--cgroup` is to be for a hierarchy: itself where it is v2, else the folder of all.
+fn mounts_of(mount: &Path) -> &Path {
+    if is_v2(mount) { mount } else { mount.parent().unwrap() }
+}
+
+/// Numbers of calls that are not counted: one that nobody may see, one that may be seen or not.
+const UNTRACED: usize = 8_000_000;
+const WARMING: usize = 9_000_000;
+
+/// One call from a process that runs in a cgroup; its number is its trace.
+fn call(server: &ModelServer, cgroup: &Path, number: usize) {
+    let (program, arguments) = programs::curl(server, "cgroup", &format!("{number:032x}"));
+    let home = tempfile::tempdir().unwrap();
+    let output = run(Command::new("sh")
+        .args(["-c", r#"echo $$ > "$CGROUP/cgroup.procs" && exec "$@""#, "sh"])
+        .arg(program)
+        .args(arguments)
+        .env_clear()
+        .envs(clean_environment(home.path()))
+        .env("CGROUP", cgroup));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn uid(digit: char) -> String {
+    format!("{}-1b2f-4d6e-8a7b-90c1d2e3f405", digit.to_string().repeat(8))
+}
+
+/// As the agent keeps it on disk.
+fn saved_pod(uid: &str, name: &str, app: &str) -> Value {
+    json!({
+        "uid": uid, "namespace": "shop", "name": name, "labels": {"app": app}, "attributes": {},
+        "owners": {"replica_set": null, "deployment": null, "stateful_set": null, "daemon_set": null, "job": null, "cron_job": null},
+        "node": NODE, "ip": null, "started": null, "kubelet_uids": [uid],
+        "containers": [{"name": "app", "image": "i", "id": null, "runtime": null, "image_id": "sha256:1", "restarts": 0}],
+    })
+}
+
+fn grant_spec(uid: &str, selector: &Value, generation: u32) -> Value {
+    json!({
+        "source": {"kind": "AgentTrace", "namespace": "shop", "name": "t", "uid": uid, "generation": generation},
+        "scope": {"namespace": "shop"}, "selector": selector,
+    })
+}
+
+fn grant(plane: &ControlPlane, selector: &Value, generation: u32) {
+    apply(
+        plane,
+        &json!({
+            "apiVersion": "agentsight.dev/v1alpha1", "kind": "AgentTraceGrant",
+            "metadata": {"name": "t", "namespace": RELEASE},
+            "spec": grant_spec("11111111-1111-1111-1111-111111111111", selector, generation),
+        }),
+    );
+}
+
+/// A pod that is bound to the node; its UID.
+fn pod(plane: &ControlPlane, name: &str) -> String {
+    apply(
+        plane,
+        &json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": name, "namespace": "shop", "labels": {"app": name}},
+            "spec": {"nodeName": NODE, "containers": [{"name": "app", "image": "registry.example.com/shop/agent:1"}]},
+        }),
+    );
+    plane.kubectl(&["-n", "shop", "get", "pod", name, "-o", "jsonpath={.metadata.uid}"])
+}
+
+/// What the kubelet says some 40 ms after a container's first program runs.
+fn status(plane: &ControlPlane, name: &str, id: char) {
+    let status = json!({"status": {"phase": "Running", "containerStatuses": [{
+        "name": "app", "ready": true, "restartCount": 0, "image": "registry.example.com/shop/agent:1",
+        "imageID": "registry.example.com/shop/agent@sha256:1", "containerID": format!("containerd://{}", id.to_string().repeat(64)),
+        "state": {"running": {}},
+    }]}});
+    plane.kubectl(&[
+        "-n",
+        "shop",
+        "patch",
+        "pod",
+        name,
+        "--subresource=status",
+        "--type=merge",
+        "-p",
+        &status.to_string(),
+    ]);
+}
+
+fn apply(plane: &ControlPlane, object: &Value) {
+    let output = plane.apply(&object.to_string());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn wait_for_report(plane: &ControlPlane, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let list = plane.kubectl(&["-n", RELEASE, "get", "agenttracenodes", "-o", "json"]);
+        let list: Value = serde_json::from_str(&list).unwrap();
+        let report = list["items"][0]["status"].clone();
+        if report.is_object() && is_so(&report) {
+            return report;
+        }
+        assert!(Instant::now() < deadline, "the node does not report {what}: {list:#}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// The numbers of the calls, in their order, but for those of warming up.
+fn traced(spans: &[Span]) -> Vec<usize> {
+    let mut numbers: Vec<_> = spans
+        .iter()
+        .map(|span| usize::from_str_radix(&span.trace_id, 16).unwrap())
+        .filter(|n| *n != WARMING)
+        .collect();
+    numbers.sort_unstable();
+    numbers
+}
+
+fn calls_of(received: &Path) -> Vec<Span> {
+    Telemetry::read(received).unwrap().calls().cloned().collect()
+}

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Installs what is missing to build (setup.sh build), to show the demo (demo), or to run all tests (test, the default).
+# Does nothing, and says nothing, where all is there.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+case ${1:-test} in
+  build)
+    ./packages.sh build
+    ./rust.sh
+    ;;
+  demo)
+    ./packages.sh build
+    ./packages.sh test
+    ./rust.sh
+    ./python.sh >/dev/null
+    ;;
+  test)
+    ./packages.sh test
+    ./rust.sh
+    ./python.sh >/dev/null
+    ./openssl.sh >/dev/null
+    ./collector.sh >/dev/null
+    ;;
+  *)
+    echo "usage: scripts/setup.sh [build|demo|test]" >&2
+    exit 2
+    ;;
+esac

@@ -31,6 +31,8 @@ pub mod kind {
 
 /// `enum select`: which processes are traced, any of them together.
 pub mod select {
+    /// None.
+    pub const NOTHING: u32 = 0;
     /// Every process but the agent.
     pub const ALL: u32 = 1;
     /// Those in the map `processes`, and their children.

@@ -265,6 +265,7 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
             }
             What::Container { cgroup } => {
                 self.stats.events[5] += 1;
+                tracing::debug!(cgroup, pid = process.tgid, at = time, "a program in a container");
                 let known = self.known(process);
                 if known.cgroup != Some(cgroup) {
                     // Told before anything was read of it, but for one that was moved while it ran.

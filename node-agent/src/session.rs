@@ -235,7 +235,8 @@ impl Session {
     /// Takes down stage by stage, so that each hands on what it has; then says what was lost.
     pub fn finish(self) {
         let Session { capture, pipeline, stats, outputs } = self;
-        let counters = match capture.finish() {
+        let (totals, remains) = capture.end();
+        let counters = match totals {
             Ok(totals) => totals.counters,
             Err(error) => {
                 tracing::error!(
@@ -262,6 +263,8 @@ impl Session {
             .sum();
         let losses = Losses { bytes: counters.lost_bytes(), spans };
         display.lock().expect("no holder panics").finish(losses);
+        // Last, as it takes long: what was seen is shown and sent.
+        drop(remains);
     }
 }
 

@@ -1,12 +1,19 @@
 //! Which files are probed: each real file once, whoever maps it.
 
 use super::files::{FileKey, RealFile};
-use super::library::{self, Reason, Verdict};
+use super::library::{self, Plan, Reason, Verdict};
 use super::programs::Programs;
+use aya::programs::ProgramError;
 use aya::programs::uprobe::UProbeLink;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::RwLock;
+
+/// The kernel changes the probes of one file after the other, and takes a tenth of a second to take one back. Whoever
+/// attaches writes, whoever takes back reads: writers go first, and so a container that starts waits for one probe of
+/// another that has ended at the most.
+static TURN: RwLock<()> = RwLock::new(());
 
 /// Files of no interest that are remembered; beyond it they are judged anew.
 const REMEMBERED: usize = 65_536;
@@ -29,7 +36,7 @@ pub struct Probed {
     /// Keeps the inode, and so the key, alive and tells when the file is deleted.
     file: RealFile,
     /// Dropping them takes the probes back.
-    _links: Vec<UProbeLink>,
+    links: Vec<UProbeLink>,
     /// The path it was first found by.
     pub path: PathBuf,
     /// How many probes it has.
@@ -82,11 +89,11 @@ impl Attachments {
             _ => {}
         }
         let reason = match library::judge(&file.file) {
-            Ok(Verdict::Traceable(plan)) => match self.programs.attach(&file.path(), &plan) {
+            Ok(Verdict::Traceable(plan)) => match self.attach(&file, &plan) {
                 Ok(links) => {
                     tracing::info!(file = %name.display(), probes = plan.probes.len(), stepped = plan.stepped(), "attached");
                     let probed = Probed {
-                        _links: links,
+                        links,
                         path: name.to_owned(),
                         probes: plan.probes.len(),
                         stepped: plan.stepped(),
@@ -113,6 +120,11 @@ impl Attachments {
         }
         self.judged.insert(file.key, (file.changed, reason));
         reason.map_or(Found::Nothing, Found::Untraceable)
+    }
+
+    fn attach(&mut self, file: &RealFile, plan: &Plan) -> Result<Vec<UProbeLink>, ProgramError> {
+        let _turn = TURN.write().expect("no holder panics");
+        self.programs.attach(&file.path(), plan)
     }
 
     /// The probed files.
@@ -147,7 +159,7 @@ impl Attachments {
         self.reviews += 1;
     }
 
-    /// Takes out what was not considered since the review began. Dropping it takes the probes back.
+    /// Takes out what was not considered since the review began, for [`take_back`].
     pub fn end_review(&mut self) -> Vec<Probed> {
         let reviews = self.reviews;
         self.probed.extract_if(|_, probed| probed.review != reviews).map(|(_, probed)| probed).collect()
@@ -158,16 +170,38 @@ impl Attachments {
         self.reviews
     }
 
-    /// Lets go of files that are deleted and that no process maps: their probes pin inodes, and images come and go.
-    pub fn prune(&mut self) {
+    /// Takes out files that are deleted and that no process maps: their probes pin inodes, and images come and go.
+    /// They are for [`take_back`].
+    pub fn prune(&mut self) -> Vec<Probed> {
         let deleted =
             |probed: &Probed| probed.file.file.metadata().is_ok_and(|metadata| metadata.nlink() == 0);
         if !self.probed.values().any(deleted) {
-            return;
+            return Vec::new();
         }
         let mapped = mapped_inodes();
         // Inode numbers only: devices differ between mounts. One kept too long costs little, one let go too early a call.
-        self.probed.retain(|key, probed| !deleted(probed) || mapped.contains(&key.inode()));
+        self.probed
+            .extract_if(|key, probed| deleted(probed) && !mapped.contains(&key.inode()))
+            .map(|(_, probed)| probed)
+            .collect()
+    }
+}
+
+/// Takes out of the kernel what `remains` holds, on a thread of its own: nobody is to wait for that.
+pub fn take_back(remains: impl Send + 'static) {
+    let begun = std::thread::Builder::new().name("detach".to_owned()).spawn(move || drop(remains));
+    if let Err(error) = begun {
+        // What was to be moved to the thread has been dropped here instead.
+        tracing::debug!(%error, "no thread to take back probes");
+    }
+}
+
+impl Drop for Probed {
+    fn drop(&mut self) {
+        for link in self.links.drain(..) {
+            let _turn = TURN.read().expect("no holder panics");
+            drop(link);
+        }
     }
 }
 

@@ -251,18 +251,31 @@ impl Capture {
         self.control.lock().expect("no holder panics")
     }
 
-    /// Takes what the ring still holds, then ends: the receiver of batches runs dry.
+    /// Takes what the ring still holds, then ends: the receiver of batches runs dry. From then on nothing is copied in
+    /// the kernel, and [`Remains`] is what is left to be taken out of it.
     ///
     /// # Errors
     /// When the kernel does not tell its last counters.
-    pub fn finish(self) -> Result<Totals, Error> {
-        let Capture { drain, counters, watch, cgroups, .. } = self;
+    pub fn end(self) -> (Result<Totals, Error>, Remains) {
+        let Capture { attachments, control, counters, drain, watch, cgroups, .. } = self;
         drop(cgroups);
         let lost_mappings = watch.as_ref().map_or(0, Watch::lost);
         drop(watch);
+        let deselected = control.lock().expect("no holder panics").select(select::NOTHING);
         drain.finish();
-        Ok(Totals { counters: counters.read()?, lost_mappings })
+        let totals = deselected
+            .and_then(|()| counters.read())
+            .map(|counters| Totals { counters, lost_mappings })
+            .map_err(Error::from);
+        (totals, Remains { _attachments: attachments })
     }
+}
+
+/// The programs and probes of a capture that has ended. Dropping it takes them out of the kernel, which needs a tenth of
+/// a second for each probe.
+#[must_use = "dropping it is what takes long"]
+pub struct Remains {
+    _attachments: Arc<Mutex<Attachments>>,
 }
 
 /// The processes below some, by what `/proc` says of parents.

@@ -1,6 +1,6 @@
 //! The thread that probes files as selected processes map them.
 
-use super::attachments::Attachments;
+use super::attachments::{self, Attachments};
 use super::mmap::{Mapping, Mappings};
 use std::collections::HashSet;
 use std::io;
@@ -124,7 +124,7 @@ fn run(
         }
         if pruned.elapsed() >= PRUNE {
             pruned = Instant::now();
-            attachments.prune();
+            attachments::take_back(attachments.prune());
         }
     }
 }

@@ -6,7 +6,7 @@ use super::exporters::Exporters;
 use super::probes::{self, Work};
 use super::subjects::Containers;
 use super::{Error, Shared, spawn};
-use crate::capture::attachments::Attachments;
+use crate::capture::attachments::{Attachments, take_back};
 use crate::capture::containers::{Hierarchy, Selection};
 use crate::capture::events::Batch;
 use crate::capture::{Capture, Totals};
@@ -20,7 +20,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// How long nothing must have been granted: an object that is replaced is gone for a moment.
-const SETTLE: Duration = Duration::from_secs(3);
+const SETTLE: Duration = Duration::from_secs(10);
 /// Between two attempts while the kernel refuses.
 const AGAIN: Duration = Duration::from_secs(10);
 
@@ -121,34 +121,39 @@ impl Kernel {
         Ok((pipeline, prober))
     }
 
-    /// Takes everything out of the kernel; what was captured is decoded and handed on.
+    /// Ends the capture; what was captured is decoded and handed on. Its programs and probes go beside, so that the
+    /// next grant does not wait for them.
     fn stop(&self) {
         let _turn = self.turn.lock().expect("no holder panics");
         self.shared.let_go();
-        let running = self.state().running.take();
-        let Some(Running { capture, pipeline, prober }) = running else { return };
+        let mut state = self.state();
+        let Some(Running { capture, pipeline, prober }) = state.running.take() else { return };
         // It holds the probes as long as it lives, and ends now that nobody gives it work.
         if prober.join().is_err() {
             tracing::error!("the thread of the probes ended by itself; this is a mistake in AgentSight");
         }
-        match capture.finish() {
+        let (totals, remains) = capture.end();
+        match totals {
             Ok(totals) => {
                 tracing::info!(
                     tls_calls = totals.counters.tls_calls,
                     captured_bytes = totals.counters.captured_bytes,
                     lost_bytes = totals.counters.lost_bytes(),
-                    "the tracing has ended; nothing of it is left in the kernel"
+                    "the tracing has ended; nothing of it stays in the kernel"
                 );
-                self.state().past += totals;
+                state.past += totals;
             }
             Err(error) => tracing::error!(
                 error = &error as &dyn std::error::Error,
                 "what was lost in the kernel is not known"
             ),
         }
+        // In one step with the end of what ran: no total goes back in between.
+        drop(state);
         if pipeline.join().is_err() {
             tracing::error!("the pipeline ended by itself; this is a mistake in AgentSight");
         }
+        take_back(remains);
     }
 
     /// Ends for good.

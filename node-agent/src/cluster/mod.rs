@@ -118,9 +118,12 @@ impl Shared {
         }
         self.refuse(problem.map(|error| error.to_string()));
         tracing::debug!(select = ?changes.select, deselect = ?changes.deselect, "containers");
-        let paths = changes.select.iter().filter_map(|id| Some(world.container(*id)?.path.clone()));
+        let containers = changes
+            .select
+            .iter()
+            .filter_map(|id| Some(Work::Container { id: *id, path: world.container(*id)?.path.clone() }));
         let review = (!changes.deselect.is_empty()).then_some(Work::Review);
-        for work in paths.map(Work::Container).chain(review) {
+        for work in containers.chain(review) {
             // The thread ends only when these hands are let go.
             let _ = hands.probes.send(work);
         }

@@ -9,9 +9,10 @@
 //! traced container has are let go.
 
 use super::Shared;
-use crate::capture::attachments::Attachments;
+use crate::capture::attachments::{Attachments, take_back};
 use crate::capture::containers::{Hierarchy, root_files};
 use crate::capture::discover;
+use crate::clock;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -28,8 +29,13 @@ const REVIEW: Duration = Duration::from_secs(5);
 
 /// What is to be done.
 pub(super) enum Work {
-    /// A container is traced from now on: the path of its cgroup.
-    Container(String),
+    /// A container is traced from now on.
+    Container {
+        /// Its cgroup.
+        id: u64,
+        /// Where that is.
+        path: String,
+    },
     /// A container is not traced any more.
     Review,
 }
@@ -42,7 +48,7 @@ pub(super) fn run(
     shared: &Shared,
 ) {
     let prober = Prober { attachments, hierarchy, host: root_of(1) };
-    let mut waiting: Vec<(String, Instant)> = Vec::new(); // paths, and since when
+    let mut waiting: Vec<(u64, String, Instant)> = Vec::new(); // cgroups, and since when
     let mut review: Option<Instant> = None;
     loop {
         let until_review = review.map(|at| at.saturating_duration_since(Instant::now()));
@@ -52,12 +58,19 @@ pub(super) fn run(
             (true, None) => work.recv().map_err(|_| RecvTimeoutError::Disconnected),
         };
         match next {
-            Ok(Work::Container(path)) => waiting.push((path, Instant::now())),
+            Ok(Work::Container { id, path }) => waiting.push((id, path, Instant::now())),
             Ok(Work::Review) => review = Some(Instant::now() + REVIEW),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
-        waiting.retain(|(path, since)| !prober.consider(path) && since.elapsed() < PATIENCE);
+        waiting.retain(|(id, path, since)| {
+            let considered = prober.consider(path);
+            if considered {
+                // With the time of its first program, which the pipeline tells, this is how early the probes are.
+                tracing::debug!(cgroup = id, at = clock::monotonic(), "looked at what a container has");
+            }
+            !considered && since.elapsed() < PATIENCE
+        });
         if review.is_some_and(|at| at <= Instant::now()) {
             review = None;
             prober.review(&shared.selected_paths());
@@ -101,8 +114,7 @@ impl Prober<'_> {
         for probed in &unused {
             tracing::info!(file = %probed.path.display(), "no traced container has it; its probes go");
         }
-        // The kernel takes a tenth of a second for each probe: nobody is to wait for that.
-        drop(unused);
+        take_back(unused);
     }
 
     fn attachments(&self) -> MutexGuard<'_, Attachments> {

@@ -4,6 +4,7 @@
 //! out. One after the other, in this order; each removes its objects. `cargo test --test kubernetes NAME` runs some.
 
 mod changes;
+mod figures;
 mod identity;
 mod outages;
 mod release;
@@ -38,8 +39,12 @@ const SCENARIOS: [(&str, Scenario); 14] = [
     ("s13_upgrade_rollback_and_uninstall_keep_what_they_should", release::upgrade_rollback_uninstall),
 ];
 
+/// Instead of them where FIGURES is set: `bench/cluster.sh`.
+const FIGURES: [(&str, Scenario); 1] = [("figures", figures::figures)];
+
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
+    let scenarios = if std::env::var_os("FIGURES").is_some() { &FIGURES[..] } else { &SCENARIOS[..] };
     // They share the cluster, and some take parts of it away.
     arguments.test_threads = Some(1);
     let wanted = |name: &str| match &arguments.filter {
@@ -47,19 +52,20 @@ fn main() -> ExitCode {
         Some(filter) => name.contains(filter.as_str()),
         None => true,
     };
-    let world = if arguments.list || !SCENARIOS.iter().any(|(name, _)| wanted(name)) {
+    let world = if arguments.list || !scenarios.iter().any(|(name, _)| wanted(name)) {
         None
     } else {
         World::or_skip().map(Arc::new)
     };
-    let trials = SCENARIOS
-        .map(|(name, scenario)| {
+    let trials = scenarios
+        .iter()
+        .map(|&(name, scenario)| {
             let world = world.clone();
             let skipped = world.is_none();
             Trial::test(name, move || world.map_or(Ok(()), |world| run(name, scenario, &world)))
                 .with_ignored_flag(skipped)
         })
-        .into();
+        .collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
     if let Some(world) = world {
         world.close(conclusion.num_failed > 0);

@@ -24,7 +24,7 @@ use std::fmt::Debug;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 /// What an operator is told at its start.
 #[derive(Clone, Debug)]
@@ -248,13 +248,22 @@ fn inputs_of<K: Debug + Send + 'static>(
                 }
                 Err(error) => {
                     metrics.request("watch", resource, Outcome::Failed);
-                    warn!(resource, error = %format_args!("{error:#}"), "a watch was interrupted");
+                    if is_expired(&error) {
+                        debug!(resource, "a watch begins anew: the API server no longer knows where it was");
+                    } else {
+                        warn!(resource, error = %format_args!("{error:#}"), "a watch was interrupted");
+                    }
                     None
                 }
             };
             std::future::ready(input)
         })
         .boxed()
+}
+
+/// Whether a watch ended as every long one does now and then: what it went on from has been compacted (410 Gone).
+fn is_expired(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::WatchError(status) if status.code == 410)
 }
 
 /// What an event means. An object that cannot be used, such as one that is being deleted, is as good as gone.

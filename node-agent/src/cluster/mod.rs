@@ -207,6 +207,11 @@ impl Shared {
 
     /// Notes what a watch said.
     fn heard(&self, what: &'static str, error: Option<&kube::runtime::watcher::Error>) {
+        // Every long watch ends like this now and then: what it went on from has been compacted (410 Gone).
+        if matches!(error, Some(kube::runtime::watcher::Error::WatchError(status)) if status.code == 410) {
+            tracing::debug!(what, "watched anew: the API server no longer knows where the watch was");
+            return;
+        }
         if error.is_none() {
             self.known.lock().expect("no holder panics").insert(what);
         }

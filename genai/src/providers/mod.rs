@@ -134,6 +134,11 @@ impl Models {
         Models { settings, scheme: Scheme::Https, key: FingerprintKey::default(), asked: None, exchanges: 0 }
     }
 
+    /// Reads calls by these settings from the next request on.
+    pub fn set_settings(&mut self, settings: Arc<Settings>) {
+        self.settings = settings;
+    }
+
     /// What carried the bytes: it tells the port where a request names none.
     pub fn over(self, scheme: Scheme) -> Models {
         Models { scheme, ..self }

@@ -425,8 +425,7 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
             self.facts(id.process);
             self.known(id.process).connections.insert(id.ssl);
             let asked = Arc::default();
-            let models =
-                Models::new(policy.calls.clone()).with_key(self.key).with_asked(Arc::clone(&asked));
+            let models = Models::new(policy.calls.clone()).with_key(self.key).with_asked(Arc::clone(&asked));
             let open = Open {
                 id,
                 asked,
@@ -617,13 +616,7 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
     }
 
     /// A process' event as a log record that hangs on its span, or on the run.
-    fn log(
-        &mut self,
-        process: ProcessId,
-        name: &'static str,
-        time: u64,
-        mut attributes: Attributes,
-    ) {
+    fn log(&mut self, process: ProcessId, name: &'static str, time: u64, mut attributes: Attributes) {
         let Some(root) = &self.root else { return };
         let context = Some(self.causality.nearest(process).unwrap_or_else(|| root.context.clone()));
         attributes.insert(0, ("process.pid".into(), Value::Int(i64::from(process.tgid))));
@@ -808,8 +801,8 @@ mod tests {
     use crate::policy::Wish;
     use crate::process::Host;
     use crate::resource::Resource;
-    use serde_json::json;
     use agentsight_api::{AgentTraceSpec, Content, Sampling, Semconv};
+    use serde_json::json;
     use std::cell::RefCell;
     use std::path::Path;
     use std::rc::Rc;
@@ -1026,7 +1019,8 @@ mod tests {
         }
         let line = |item: &Item| match &item.signal {
             Signal::Span { parent, span, .. } => {
-                let above = parent.as_ref().map(|parent| names.get(&parent.span_id).expect("a parent that is told"));
+                let above =
+                    parent.as_ref().map(|parent| names.get(&parent.span_id).expect("a parent that is told"));
                 Some(format!("{} < {}", span.name, above.map_or("nothing", String::as_str)))
             }
             _ => None,
@@ -1089,7 +1083,9 @@ mod tests {
         let logged: HashSet<_> = items
             .iter()
             .filter_map(|item| match &item.signal {
-                Signal::Log { context, event } => Some((event.name.clone(), context.clone().unwrap().span_id.0)),
+                Signal::Log { context, event } => {
+                    Some((event.name.clone(), context.clone().unwrap().span_id.0))
+                }
                 _ => None,
             })
             .collect();
@@ -1135,15 +1131,14 @@ mod tests {
             let spans = spans(&items);
             let of = |name: &str| spans.iter().find(|(span, _)| span.name == name).unwrap().0;
             let arguments = content.then(|| Value::Str(r#"{"command":"cat CANARY"}"#.into()));
-            assert_eq!(
-                attribute(of("execute_tool bash"), "gen_ai.tool.call.arguments"),
-                arguments.as_ref()
-            );
+            assert_eq!(attribute(of("execute_tool bash"), "gen_ai.tool.call.arguments"), arguments.as_ref());
             assert_eq!(attribute(of("cat"), "process.command_args").is_some(), content);
             assert_eq!(attribute(of("invoke_agent"), "gen_ai.provider.name").is_some(), provider);
             assert_eq!(format!("{items:?}").contains("CANARY"), content, "{exporter}");
         }
-        assert!(!told.borrow().iter().any(|(to, item)| to == "z" && matches!(item.signal, Signal::Span { .. })));
+        assert!(
+            !told.borrow().iter().any(|(to, item)| to == "z" && matches!(item.signal, Signal::Span { .. }))
+        );
     }
 
     #[test]
@@ -1163,7 +1158,8 @@ mod tests {
         let (subjects, told) = (Rc::new(RefCell::new(Scripted::default())), Told::default());
         subjects.borrow_mut().known = true;
         subjects.borrow_mut().wanting(&[&wish("a", "x", Content::None)]);
-        let out = |exporter: &ExporterId, item: Item| told.borrow_mut().push((exporter.name.to_string(), item));
+        let out =
+            |exporter: &ExporterId, item: Item| told.borrow_mut().push((exporter.name.to_string(), item));
         let mut pipeline = Pipeline::new(settings(None), subjects.clone(), Arc::default(), out);
         assert_eq!(pipeline.patience(), None, "an idle agent does nothing");
         let mut batch = Batch::default();

@@ -285,6 +285,8 @@ fn report(counters: &Counters, stats: &Stats) {
         ("TLS calls found no place for their connection", counters.connections_full),
         ("child processes found no place and were not traced", counters.processes_full),
         ("connections were given up for want of memory", stats.evicted),
+        ("turns were given up for want of memory", stats.causality.evicted_turns),
+        ("processes were forgotten for want of memory", stats.causality.evicted_processes),
     ] {
         if count > 0 {
             tracing::warn!(count, "{what}");

@@ -281,7 +281,8 @@ impl Tree {
             let prefix = format!("{indent}{branch}");
             text.push_str(&self.terminal.paint(&prefix, Colour::Dim));
             let is_run = matches!(entry.kind, Kind::Run(_));
-            let who = (process.pid != pid && !is_run).then(|| (format!("[{}]", process.title), Some(Colour::Dim)));
+            let who =
+                (process.pid != pid && !is_run).then(|| (format!("[{}]", process.title), Some(Colour::Dim)));
             text.push_str(&entry.line.text(self.terminal, prefix.width(), who.as_ref()));
             text.push('\n');
             let children = forest.below.get(&Some(*place)).map_or(&[][..], Vec::as_slice);
@@ -501,7 +502,9 @@ impl Line {
 impl Totals {
     fn add(&mut self, kind: Kind, span: &Span) {
         match kind {
-            Kind::Call => self.calls += u64::from(attribute(&span.attributes, "gen_ai.operation.name").is_some()),
+            Kind::Call => {
+                self.calls += u64::from(attribute(&span.attributes, "gen_ai.operation.name").is_some())
+            }
             Kind::Turn => self.turns += 1,
             Kind::Tool => self.tools += 1,
             Kind::Run(_) => self.runs += 1,
@@ -873,9 +876,10 @@ python3 demo_agent.py (pid 4711)
             vec![
                 call(3, 1.0, 1.0).below(2).tokens(52, 17).finish("tool_calls"),
                 program_run(6, "cat", 13, 2.2, 0.1).below(5).with("process.exit.code", Value::Int(1)),
-                program_run(5, "sh", 12, 2.1, 0.4)
-                    .below(4)
-                    .with("process.command_args", Value::Strs(vec!["sh".into(), "-c".into(), "cat x; true".into()])),
+                program_run(5, "sh", 12, 2.1, 0.4).below(4).with(
+                    "process.command_args",
+                    Value::Strs(vec!["sh".into(), "-c".into(), "cat x; true".into()]),
+                ),
                 program_run(8, "serve", 14, 2.3, 6.0).below(2).with(spans::RUNNING, Value::Bool(true)),
                 tool(4, "bash", 2.0, 1.0)
                     .below(2)

@@ -34,9 +34,8 @@ impl Batch {
             }
             _ => None,
         };
-        let filled = filled.map_or(record.len(), |(head, more)| {
-            head.saturating_add(more as usize).min(record.len())
-        });
+        let filled =
+            filled.map_or(record.len(), |(head, more)| head.saturating_add(more as usize).min(record.len()));
         self.bytes.extend_from_slice(&u32::try_from(filled).unwrap_or(0).to_le_bytes());
         self.bytes.extend_from_slice(&record[..filled]);
     }

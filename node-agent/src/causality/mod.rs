@@ -84,6 +84,8 @@ pub struct Counters {
     pub tools: u64,
     /// Requests that continue more than one conversation alike, and so none.
     pub ambiguous_requests: u64,
+    /// Requests that were not joined, since too many are under way.
+    pub unjoined_requests: u64,
     /// Processes by what they hang on: see [`Cause`], in its order.
     pub processes: [u64; 5],
     /// Turns that were given up for want of memory.

@@ -89,6 +89,10 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// All, in their order.
+    pub const ALL: [Cause; 5] =
+        [Cause::Command, Cause::Interval, Cause::Lineage, Cause::Ambiguous, Cause::Turn];
+
     /// As it is told.
     pub fn name(self) -> &'static str {
         match self {

@@ -504,7 +504,10 @@ fn containers_are_not_joined_with_each_other() {
     messages.push(result("a", "y"));
     world.ask(pid(2), 1, "", &request(&messages));
     let second = world.answer(pid(2), 1, 200, &response("r2", &assistant("z")));
-    assert_ne!(first.parent, second.parent, "another tenant cannot put its calls into a turn by its tool's id");
+    assert_ne!(
+        first.parent, second.parent,
+        "another tenant cannot put its calls into a turn by its tool's id"
+    );
 }
 
 #[test]
@@ -550,7 +553,8 @@ fn a_turn_that_never_ends_is_told_after_long_silence_or_at_the_end() {
 #[test]
 fn what_is_held_is_bounded() {
     let mut world = World::new();
-    world.causality.limits = Limits { turns: 3, bytes: 1 << 20, processes: 10, idle: u64::MAX, age: u64::MAX };
+    world.causality.limits =
+        Limits { turns: 3, bytes: 1 << 20, processes: 10, idle: u64::MAX, age: u64::MAX };
     for n in 0..20 {
         world.ask(pid(n), 1, "", &request(&[user("x")]));
         world.run(1000 + n, pid(n), &["sh"]);

@@ -226,6 +226,7 @@ impl Turns {
         counters: &mut Counters,
     ) -> Vec<SpanId> {
         if self.in_flight.len() >= Self::IN_FLIGHT {
+            counters.unjoined_requests += 1;
             return Vec::new();
         }
         let scope = processes.scope(id.process);
@@ -465,7 +466,8 @@ impl Turns {
         if complete {
             for ask in &call.links.asks {
                 let arguments = Arguments::new(ask.arguments.reveal(), self.key);
-                let held = [&Some(ask.name.clone()), &ask.id].into_iter().flatten().map(String::len).sum::<usize>();
+                let held =
+                    [&Some(ask.name.clone()), &ask.id].into_iter().flatten().map(String::len).sum::<usize>();
                 let memory =
                     arguments.memory() + ask.arguments.reveal().len() + 2 * held + size_of::<Asking>();
                 let tool = Asking {

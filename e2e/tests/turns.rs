@@ -6,6 +6,7 @@ use agentsight_e2e::agent::{Agent, Recording};
 use agentsight_e2e::model_server::ModelServer;
 use agentsight_e2e::python;
 use agentsight_e2e::telemetry::{Span, Telemetry};
+use agentsight_e2e::tree::{self, label};
 use rustix::fs::{Mode, OFlags};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -145,50 +146,11 @@ impl Run {
 
     /// The tree that was exported, below the span of the command.
     fn seen(&self) -> Value {
-        let below = |id: &str| self.spans().filter(|span| span.parent_span_id == id).collect::<Vec<_>>();
-        fn node<'a>(span: &'a Span, below: &impl Fn(&str) -> Vec<&'a Span>) -> Value {
-            let children = below(&span.span_id).into_iter().map(|child| node(child, below)).collect();
-            sorted(json!([label(span), Value::Array(children)]))
-        }
-        let tops: Vec<_> = below(&self.root().span_id).into_iter().map(|span| node(span, &below)).collect();
-        let mut drawn = 0;
-        count(&Value::Array(tops.clone()), &mut drawn);
-        assert_eq!(drawn, self.spans().count(), "spans hang on none that is told");
-        ordered(tops)
+        tree::seen(&self.spans().collect::<Vec<_>>(), &self.root().span_id)
     }
 
     /// The tree that the script wrote.
     fn expected(&self) -> Value {
-        let text = std::fs::read_to_string(self.folder.path().join("expected.json")).unwrap();
-        let tops: Vec<Value> = serde_json::from_str(&text).unwrap();
-        ordered(tops.into_iter().map(sorted).collect())
-    }
-}
-
-/// A span by its name, and what tells it from its like.
-fn label(span: &Span) -> String {
-    let attribute = |name: &str| span.text(name).unwrap_or_default();
-    match attribute("gen_ai.operation.name") {
-        "execute_tool" => format!("{} {}", span.name, attribute("gen_ai.tool.call.id")),
-        "" => format!("{} ({})", span.name, attribute("agentsight.process.cause")),
-        operation => operation.to_owned(),
-    }
-}
-
-/// Children have no order: what runs in parallel comes as it comes.
-fn sorted(node: Value) -> Value {
-    let Value::Array(children) = node[1].clone() else { panic!("{node}") };
-    json!([node[0], ordered(children.into_iter().map(sorted).collect())])
-}
-
-fn ordered(mut nodes: Vec<Value>) -> Value {
-    nodes.sort_by_key(Value::to_string);
-    Value::Array(nodes)
-}
-
-fn count(nodes: &Value, sum: &mut usize) {
-    for node in nodes.as_array().unwrap() {
-        *sum += 1;
-        count(&node[1], sum);
+        tree::expected(&self.folder.path().join("expected.json"))
     }
 }

@@ -585,7 +585,12 @@ fn excerpts(attributes: &Attributes) -> Vec<String> {
     let answer = text(attributes, "gen_ai.output.messages").and_then(message_excerpt);
     let mut lines = Vec::new();
     // A tool call's, and how it was answered.
-    let told = |key| text(attributes, key).map(|json| harmless(json, EXCERPT));
+    let told = |key| {
+        let json = text(attributes, key)?;
+        // A text without the quotes and escapes of JSON.
+        let plain = (json.len() <= MAX_PARSED).then(|| serde_json::from_str::<String>(json).ok()).flatten();
+        Some(harmless(plain.as_deref().unwrap_or(json), EXCERPT)).filter(|text| !text.is_empty())
+    };
     lines.extend(told("gen_ai.tool.call.arguments"));
     lines.extend(told("gen_ai.tool.call.result").map(|result| format!("→ {result}")));
     lines.extend(question.map(|(role, text)| format!("{role}: {text}")));
@@ -596,10 +601,11 @@ fn excerpts(attributes: &Attributes) -> Vec<String> {
 /// Columns of an excerpt that are kept.
 const EXCERPT: usize = 200;
 
+/// Above it an excerpt is not worth the parsing.
+const MAX_PARSED: usize = 4 << 20;
+
 /// Role and beginning of the last message that says something.
 fn message_excerpt(messages: &str) -> Option<(String, String)> {
-    /// Above it the excerpt is not worth the parsing.
-    const MAX_PARSED: usize = 4 << 20;
     if messages.len() > MAX_PARSED {
         return None;
     }
@@ -898,7 +904,7 @@ python3 demo_agent.py (pid 4711)
 ● chat gpt-4o-mini  1.00 s  52 → 17 tokens  finish tool_calls  [python3 (pid 4711)]
 ● execute_tool bash  1.00 s  [python3 (pid 4711)]
     {\"command\":\"cat x; true\"}
-    → \"x\"
+    → x
 ● chat gpt-4o-mini  0.50 s  51 → 44 tokens  finish stop  [python3 (pid 4711)]
 ● invoke_agent  3.00 s  [python3 (pid 4711)]
 "
@@ -912,7 +918,7 @@ sh -c agent (pid 7)  9.00 s
       ├─ chat gpt-4o-mini  1.00 s  52 → 17 tokens  finish tool_calls
       ├─ execute_tool bash  1.00 s
       │  │  {\"command\":\"cat x; true\"}
-      │  │  → \"x\"
+      │  │  → x
       │  └─ $ sh -c cat x; true  0.40 s
       │     └─ $ cat  0.10 s  exit code 1
       ├─ $ serve  6.00 s  still running

@@ -21,7 +21,7 @@ pub fn seen(spans: &[&Span], below: &str) -> Value {
 pub fn expected(file: &Path) -> Value {
     let text = std::fs::read_to_string(file).expect("tool_loop.py writes what it did");
     let tops: Vec<Value> = serde_json::from_str(&text).expect("a list of nodes");
-    ordered(tops.into_iter().map(sorted).collect())
+    ordered(tops.iter().map(sorted).collect())
 }
 
 /// A span by its name, and what tells it from its like.
@@ -40,9 +40,9 @@ fn children(spans: &[&Span], parent: &str) -> Value {
 }
 
 /// Children have no order: what runs in parallel comes as it comes.
-fn sorted(node: Value) -> Value {
-    let children = node[1].as_array().cloned().unwrap_or_default();
-    json!([node[0], ordered(children.into_iter().map(sorted).collect())])
+fn sorted(node: &Value) -> Value {
+    let children = node[1].as_array().into_iter().flatten();
+    json!([node[0], ordered(children.map(sorted).collect())])
 }
 
 fn ordered(mut nodes: Vec<Value>) -> Value {

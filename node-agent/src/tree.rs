@@ -503,7 +503,7 @@ impl Totals {
     fn add(&mut self, kind: Kind, span: &Span) {
         match kind {
             Kind::Call => {
-                self.calls += u64::from(attribute(&span.attributes, "gen_ai.operation.name").is_some())
+                self.calls += u64::from(attribute(&span.attributes, "gen_ai.operation.name").is_some());
             }
             Kind::Turn => self.turns += 1,
             Kind::Tool => self.tools += 1,

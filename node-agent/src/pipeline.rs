@@ -9,7 +9,7 @@ use agentsight_genai::call::{Call, Outcome};
 use agentsight_genai::connection::{self, Chunk, Connection, Limits, Protocol};
 use agentsight_genai::http::{Direction, End};
 use agentsight_genai::links::FingerprintKey;
-use agentsight_genai::providers::{Asked, Found, Models, UnknownEndpoint};
+use agentsight_genai::providers::{Found, Heard, Mailbox, Models, UnknownEndpoint};
 use agentsight_genai::semconv;
 use agentsight_genai::telemetry::{
     Attributes, Event as LogEvent, Span, SpanContext, SpanId, SpanKind, Status, TraceId, Value,
@@ -81,7 +81,7 @@ struct Open {
     id: ConnectionId,
     connection: Connection<Models>,
     /// Where requests of models lie as soon as they are complete: their responses may take long.
-    asked: Arc<Mutex<Vec<Asked>>>,
+    mailbox: Mailbox,
     /// As counted when it was last touched.
     memory: usize,
     /// CLOCK_MONOTONIC, ns.
@@ -424,11 +424,11 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
             // While the process is there to be asked.
             self.facts(id.process);
             self.known(id.process).connections.insert(id.ssl);
-            let asked = Arc::default();
-            let models = Models::new(policy.calls.clone()).with_key(self.key).with_asked(Arc::clone(&asked));
+            let mailbox = Mailbox::default();
+            let models = Models::new(policy.calls.clone()).with_key(self.key).with_mailbox(mailbox.clone());
             let open = Open {
                 id,
-                asked,
+                mailbox,
                 connection: Connection::new(models, Limits::default(), from_start),
                 memory: 0,
                 touched: time,
@@ -454,11 +454,13 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
             count(&mut self.stats.streams, &counters, &open.counted);
             open.counted = counters;
         }
-        let asked = std::mem::take(&mut *open.asked.lock().expect("no holder panics"));
-        for asked in asked {
-            let exchange = asked.links.exchange;
-            let id = ExchangeId { process: id.process, connection: id.ssl, exchange };
-            self.causality.asked(id, &asked);
+        let heard = std::mem::take(&mut *open.mailbox.lock().expect("no holder panics"));
+        let exchange = |exchange| ExchangeId { process: id.process, connection: id.ssl, exchange };
+        for heard in heard {
+            match heard {
+                Heard::Asked(asked) => self.causality.asked(exchange(asked.links.exchange), &asked),
+                Heard::NoCall(number) => self.causality.no_call(exchange(number)),
+            }
         }
         for found in found {
             self.found(key, found);

@@ -47,7 +47,7 @@ use turns::Turns;
 pub struct Limits {
     /// Turns under way.
     pub turns: usize,
-    /// Bytes of arguments of tools, and of programs.
+    /// Bytes of arguments of tools, and of programs: half of them each.
     pub bytes: usize,
     /// Processes.
     pub processes: usize,
@@ -225,6 +225,13 @@ impl Causality {
         place
     }
 
+    /// What was asked is no call after all.
+    pub fn no_call(&mut self, id: ExchangeId) {
+        if let Some(turn) = self.turns.no_call(id) {
+            self.end_turn(turn, None, Ended::Answered);
+        }
+    }
+
     /// A connection ended; what was asked on it and did not become a call never will.
     pub fn closed(&mut self, process: ProcessId, connection: u64) {
         self.turns.closed(process, connection);
@@ -314,14 +321,13 @@ impl Causality {
     }
 
     fn bound(&mut self) {
-        while self.turns.len() > self.limits.turns
-            || (self.turns.len() > 1 && self.turns.memory() + self.processes.memory() > self.limits.bytes)
-        {
+        let half = self.limits.bytes / 2;
+        while self.turns.len() > self.limits.turns || (self.turns.len() > 1 && self.turns.memory() > half) {
             let Some(oldest) = self.turns.oldest() else { break };
             self.counters.evicted_turns += 1;
             self.end_turn(oldest, None, Ended::Evicted);
         }
-        self.counters.evicted_processes += self.processes.bound(self.limits.processes, self.limits.bytes);
+        self.counters.evicted_processes += self.processes.bound(self.limits.processes, half);
     }
 }
 

@@ -3,12 +3,12 @@
 use super::*;
 use agentsight_genai::connection::{Chunk, Connection, Limits as ConnectionLimits};
 use agentsight_genai::http::{Direction, End};
-use agentsight_genai::providers::{Found, Models, Settings};
+use agentsight_genai::providers::{Found, Heard, Mailbox, Models, Settings};
 use agentsight_genai::semconv::Options;
 use agentsight_genai::telemetry::Value;
 use serde_json::{Value as Json, json};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 /// Processes with connections to a model.
 pub(super) struct World {
@@ -20,7 +20,7 @@ pub(super) struct World {
 
 struct Wire {
     connection: Connection<Models>,
-    asked: Arc<Mutex<Vec<Asked>>>,
+    mailbox: Mailbox,
     offsets: [u64; 2],
 }
 
@@ -67,12 +67,12 @@ impl World {
     fn bytes(&mut self, process: ProcessId, number: u64, direction: Direction, data: &[u8]) -> Option<Place> {
         let at = self.tick();
         let wire = self.connections.entry((process, number)).or_insert_with(|| {
-            let asked = Arc::default();
+            let mailbox = Mailbox::default();
             let models = Models::new(Arc::new(Settings { content: true, ..Settings::default() }))
                 .with_key(self.key)
-                .with_asked(Arc::clone(&asked));
+                .with_mailbox(mailbox.clone());
             let connection = Connection::new(models, ConnectionLimits::default(), true);
-            Wire { connection, asked, offsets: [0; 2] }
+            Wire { connection, mailbox, offsets: [0; 2] }
         });
         let offset = &mut wire.offsets[usize::from(direction == Direction::Received)];
         let chunk = Chunk { direction, at, offset: *offset, data, lost_after: 0 };
@@ -80,8 +80,11 @@ impl World {
         let mut found = Vec::new();
         wire.connection.chunk(chunk, &mut |output| found.push(output));
         let id = |exchange| ExchangeId { process, connection: number, exchange };
-        for asked in wire.asked.lock().unwrap().drain(..) {
-            self.causality.asked(id(asked.links.exchange), &asked);
+        for heard in wire.mailbox.lock().unwrap().drain(..) {
+            match heard {
+                Heard::Asked(asked) => self.causality.asked(id(asked.links.exchange), &asked),
+                Heard::NoCall(exchange) => self.causality.no_call(id(exchange)),
+            }
         }
         let place = found.into_iter().map(|found| match found {
             Found::Call(call) => self.causality.call(id(call.links.exchange), &call),
@@ -489,6 +492,20 @@ fn the_argument_that_was_cut_is_not_told() {
         assert!(!format!("{:?}", spans::span(&finished, &Options::default())).contains(secret));
         assert!(!format!("{finished:?}").contains(secret), "not even in a log");
     }
+}
+
+#[test]
+fn a_request_that_is_no_call_after_all_leaves_nothing() {
+    let (mut world, agent) = (World::new(), pid(AGENT));
+    // Another application's: it has the path, and not the body.
+    for _ in 0..3 {
+        world.ask(agent, 1, "", &json!({"text": "hello", "tools": ["hammer"]}));
+        let bytes = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
+        assert!(world.bytes(agent, 1, Direction::Received, bytes).is_none());
+    }
+    assert_eq!((world.causality.open_turns(), world.causality.memory()), (0, 0));
+    world.exit(agent);
+    assert!(world.causality.take().is_empty());
 }
 
 #[test]

@@ -12,6 +12,9 @@ use agentsight_genai::time::Timestamp;
 use serde_json::Value;
 use std::collections::{HashMap, HashSet, VecDeque};
 
+/// Real ids and names are shorter: nobody must fill our memory with others.
+const LONGEST_NAME: usize = 256;
+
 /// A turn that is finished: from a user's message to the answer that asks for no tool.
 #[derive(Debug)]
 pub struct Turn {
@@ -522,9 +525,7 @@ impl Turns {
             }
             self.order.push_back(Known::History(scope, message.prefix));
         }
-        // Real ids are short: a server must not fill our memory with others.
-        const LONGEST_ID: usize = 256;
-        if let Some(id) = call.response.id.as_ref().filter(|id| id.len() <= LONGEST_ID) {
+        if let Some(id) = call.response.id.as_ref().filter(|id| id.len() <= LONGEST_NAME) {
             self.by_response.insert((scope, id.clone()), tail);
             self.order.push_back(Known::Response(scope, id.clone()));
         }
@@ -535,6 +536,14 @@ impl Turns {
                 None => {}
             }
         }
+    }
+
+    /// What was asked is no call after all: the turn that began with it, if nothing else is of it.
+    pub(super) fn no_call(&mut self, id: ExchangeId) -> Option<SpanId> {
+        let turn = self.in_flight.remove(&id)?.turn?;
+        let live = self.live.get_mut(&turn)?;
+        live.in_flight = live.in_flight.saturating_sub(1);
+        (live.in_flight == 0 && live.facts.calls == 0).then_some(turn)
     }
 
     pub(super) fn closed(&mut self, process: ProcessId, connection: u64) {
@@ -693,7 +702,7 @@ impl Turns {
             return finished;
         }
         let mut models = models.into_iter();
-        facts.model = models.next().filter(|_| models.next().is_none());
+        facts.model = models.next().filter(|model| models.next().is_none() && !model.is_empty());
         if ended == Ended::Answered {
             facts.error = None;
         }
@@ -772,13 +781,16 @@ impl Live {
         if facts.provider.is_empty() {
             facts.provider = call.provider;
         }
-        facts.conversation = facts.conversation.take().or_else(|| call.request.conversation_id.clone());
+        let short = |text: &&String| text.len() <= LONGEST_NAME;
+        let conversation = call.request.conversation_id.as_ref().filter(short);
+        facts.conversation = facts.conversation.take().or_else(|| conversation.cloned());
         facts.end = facts.end.max(call.timing.end);
-        facts.error = agentsight_genai::semconv::error_type(call);
+        let error = agentsight_genai::semconv::error_type(call);
+        facts.error = error.map(|error| if short(&&error) { error } else { "_OTHER".to_owned() });
         if let Some(model) = &call.request.model {
-            // Beyond two it is not one.
+            // Beyond two it is not one. One that is too long is none that can be told.
             if self.models.len() < 2 {
-                self.models.insert(model.clone());
+                self.models.insert(Some(model).filter(short).cloned().unwrap_or_default());
             }
         }
         let add = |sum: &mut Option<i64>, count: Option<i64>| {

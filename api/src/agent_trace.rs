@@ -211,7 +211,7 @@ pub enum Content {
     /// Nothing.
     #[default]
     None,
-    /// Messages and tool definitions, after redaction.
+    /// Messages, tools and what they are called with, and arguments of the programs that they run, after redaction.
     Messages,
 }
 

@@ -28,4 +28,5 @@ pub mod request;
 pub mod response;
 pub mod server;
 pub mod telemetry;
+pub mod tree;
 pub mod truth;

@@ -98,6 +98,13 @@ impl Row {
             let calls: Vec<_> = telemetry.calls().collect();
             assert_eq!(calls.len(), 1, "{job}: {}", said.console);
             assert_eq!(calls[0].text("gen_ai.request.model"), Some("gpt-4o-mini"), "{job}");
+            let program = telemetry.spans.iter().find(|span| span.name == "tls_once");
+            let program = program.unwrap_or_else(|| panic!("{job}: {}", said.console));
+            assert_eq!(program.number("process.exit.code"), Some(0), "{job}");
+            let arguments =
+                program.attributes["process.command_args"].as_array().expect("--content was asked for");
+            assert_eq!(arguments.last(), Some(&Value::from("tree")), "{job}: {arguments:?}");
+            assert_eq!((arguments.len(), &arguments[2]), (4, &Value::from("/tmp/ca.pem")), "{job}");
             let events = |name: &str| telemetry.logs.iter().filter(|log| log["eventName"] == name).count();
             // The shell, and the program that it starts.
             assert_eq!(events("agentsight.process.exec"), 2, "{job}: {}", said.console);
@@ -149,10 +156,10 @@ fn page(rows: &[Row]) -> String {
     let mut page = String::from(
         "# Kernels\n\n\
          `make kernels` boots Debian's kernels in QEMU (software emulation), does the main jobs on each, and writes this\n\
-         page. On each kernel every program was loaded; a process tree with a model call over TLS was recorded, also with\n\
-         `perf_event_paranoid=4`, `kptr_restrict=2`, `unprivileged_bpf_disabled=2` and 64 KiB of lockable memory; a prompt\n\
-         of 1 MiB arrived whole; and of two cgroups (version 2) only the selected one was traced. On the newest, lockdown,\n\
-         missing capabilities and missing BTF were refused in words.\n\n\
+         page. On each kernel every program was loaded; a process tree with the arguments of its programs and a model call\n\
+         over TLS was recorded, also with `perf_event_paranoid=4`, `kptr_restrict=2`, `unprivileged_bpf_disabled=2` and\n\
+         64 KiB of lockable memory; a prompt of 1 MiB arrived whole; and of two cgroups (version 2) only the selected one\n\
+         was traced. On the newest, lockdown, missing capabilities and missing BTF were refused in words.\n\n\
          | kernel | programs accepted | with a stand-in | most instructions verified for one | loading all, emulated |\n\
          |---|---|---|---|---|\n",
     );

@@ -7,11 +7,13 @@ use agentsight_e2e::collector::{Collector, get};
 use agentsight_e2e::control_plane::ControlPlane;
 use agentsight_e2e::model_server::ModelServer;
 use agentsight_e2e::process::{PATIENCE, Process, kernel_objects, run};
-use agentsight_e2e::programs;
 use agentsight_e2e::telemetry::{Span, Telemetry};
+use agentsight_e2e::{programs, python, tree};
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -32,21 +34,7 @@ fn not_a_byte_of_an_unselected_cgroup_is_copied_and_nested_ones_inherit() {
         let (traced, other) = (uid('1'), uid('2'));
         let selected = cgroups.container(&traced, 'a');
         let unselected = cgroups.container(&other, 'b');
-        let state = json!({
-            "grants": [grant_spec("1", &json!({"matchLabels": {"app": "agent"}}), 1)],
-            "pods": [saved_pod(&traced, "traced", "agent"), saved_pod(&other, "other", "web")],
-            "namespaces": {}, "clusterUid": "cluster",
-        });
-        // No API server is there: what was known last holds.
-        let kubeconfig = json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "none",
-            "contexts": [{"name": "none", "context": {"cluster": "none", "user": "none"}}],
-            "clusters": [{"name": "none", "cluster": {"server": "http://127.0.0.1:1"}}],
-            "users": [{"name": "none", "user": {}}],
-        });
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("state.json"), state.to_string()).unwrap();
-        std::fs::write(folder.path().join("kubeconfig"), kubeconfig.to_string()).unwrap();
+        let folder = offline(&[saved_pod(&traced, "traced", "agent"), saved_pod(&other, "other", "web")]);
         let node =
             NodeAgent::start(&agent, &folder, &folder.path().join("kubeconfig"), &collector, Some(&mount));
         for _ in 0..3 {
@@ -89,6 +77,56 @@ fn not_a_byte_of_an_unselected_cgroup_is_copied_and_nested_ones_inherit() {
         assert_eq!(text("service.name"), "traced");
         assert_eq!(text("k8s.cluster.uid"), "cluster");
         assert_eq!(text("k8s.pod.uid"), uid('1'));
+    }
+}
+
+#[test]
+fn turns_tools_and_what_they_run_carry_the_pod_of_their_agent() {
+    let Some(agent) = Agent::or_skip() else { return };
+    let Some(collector) = Collector::or_skip() else { return };
+    let server = ModelServer::start();
+    let mount = hierarchies().remove(0);
+    let cgroups = Cgroups::below(&mount);
+    let pods = [(uid('1'), "one"), (uid('2'), "two")];
+    let selected = [cgroups.container(&pods[0].0, 'a'), cgroups.container(&pods[1].0, 'b')];
+    let folder = offline(&pods.clone().map(|(uid, name)| saved_pod(&uid, name, "agent")));
+    let node = NodeAgent::start(&agent, &folder, &folder.path().join("kubeconfig"), &collector, Some(&mount));
+    node.warm_up(&server, &selected[0]);
+    let work = tempfile::tempdir().unwrap();
+    let fifo = work.path().join("fifo");
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, FileType::Fifo, Mode::RWXU, 0).unwrap();
+    for (cgroup, (_, name)) in selected.iter().zip(&pods) {
+        let output = run(within()
+            .arg(python::interpreter())
+            .arg(python::agent("tool_loop.py"))
+            .args(["--base", &server.base(), "--ca", &server.ca().to_string_lossy()])
+            .arg("--fifo")
+            .arg(&fifo)
+            .arg("--expected")
+            .arg(work.path().join(name))
+            .env_clear()
+            .envs(clean_environment(work.path()))
+            .env("CGROUP", cgroup));
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    node.stop();
+    // What the agents left running ends with the other end of its pipe.
+    drop(rustix::fs::open(&fifo, OFlags::WRONLY | OFlags::NONBLOCK, Mode::empty()));
+    server.stop();
+    let (received, _folder) = collector.received();
+    let telemetry = Telemetry::read(&received).unwrap();
+    for (uid, name) in &pods {
+        let of_pod = |span: &&Span| span.resource.get("k8s.pod.uid") == Some(&json!(uid));
+        let warming = |span: &&Span| u128::from_str_radix(&span.trace_id, 16).unwrap() == WARMING as u128;
+        let spans: Vec<_> = telemetry.spans.iter().filter(of_pod).filter(|span| !warming(span)).collect();
+        let mut expected = tree::expected(&work.path().join(name));
+        // Nothing is above the program that Python asks for its processor.
+        expected.as_array_mut().unwrap().retain(|node| node[0] != "uname (lineage)");
+        assert_eq!(tree::seen(&spans, ""), expected, "{name}");
+        assert!(spans.iter().all(|span| span.resource["k8s.pod.name"] == *name), "{name}");
+        let turns = spans.iter().filter(|span| span.parent_span_id.is_empty());
+        let traces: BTreeSet<_> = turns.map(|span| &span.trace_id).collect();
+        assert_eq!(traces.len(), 4, "one trace a turn");
     }
 }
 
@@ -343,12 +381,36 @@ fn mounts_of(mount: &Path) -> &Path {
 const UNTRACED: usize = 8_000_000;
 const WARMING: usize = 9_000_000;
 
+/// What an agent knows that starts without an API server: these pods, and a grant for those with the label `app=agent`.
+fn offline(pods: &[Value]) -> TempDir {
+    let state = json!({
+        "grants": [grant_spec("1", &json!({"matchLabels": {"app": "agent"}}), 1)],
+        "pods": pods, "namespaces": {}, "clusterUid": "cluster",
+    });
+    let kubeconfig = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "none",
+        "contexts": [{"name": "none", "context": {"cluster": "none", "user": "none"}}],
+        "clusters": [{"name": "none", "cluster": {"server": "http://127.0.0.1:1"}}],
+        "users": [{"name": "none", "user": {}}],
+    });
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("state.json"), state.to_string()).unwrap();
+    std::fs::write(folder.path().join("kubeconfig"), kubeconfig.to_string()).unwrap();
+    folder
+}
+
+/// A program, to be given as arguments, that runs in the cgroup of the variable `CGROUP`.
+fn within() -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", r#"echo $$ > "$CGROUP/cgroup.procs" && exec "$@""#, "sh"]);
+    command
+}
+
 /// One call from a process that runs in a cgroup; its number is its trace.
 fn call(server: &ModelServer, cgroup: &Path, number: usize) {
     let (program, arguments) = programs::curl(server, "cgroup", &format!("{number:032x}"));
     let home = tempfile::tempdir().unwrap();
-    let output = run(Command::new("sh")
-        .args(["-c", r#"echo $$ > "$CGROUP/cgroup.procs" && exec "$@""#, "sh"])
+    let output = run(within()
         .arg(program)
         .args(arguments)
         .env_clear()

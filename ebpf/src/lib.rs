@@ -166,8 +166,8 @@ layout! {
     }
 }
 layout! {
-    /// A process runs another program.
-    ProcessExec, 288 {
+    /// A process runs another program; `arguments_length` bytes of its arguments follow, each with a NUL behind it.
+    ProcessExec, 296 {
         /// Header.
         header: EventHeader,
         /// Parent process.
@@ -176,6 +176,10 @@ layout! {
         length: u32,
         /// The path given to exec, cut to fit.
         filename: [u8; 256],
+        /// Bytes that follow.
+        arguments_length: u32,
+        /// Bytes of all arguments; larger than what follows where they were cut, at 4 KiB.
+        arguments_size: u32,
     }
 }
 layout! {

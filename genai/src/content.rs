@@ -5,11 +5,13 @@ use serde_json::Value as Json;
 use std::borrow::Cow;
 
 /// The attributes that hold content as JSON text.
-pub const ATTRIBUTES: [&str; 4] = [
+pub const ATTRIBUTES: [&str; 6] = [
     "gen_ai.system_instructions",
     "gen_ai.input.messages",
     "gen_ai.output.messages",
     "gen_ai.tool.definitions",
+    "gen_ai.tool.call.arguments",
+    "gen_ai.tool.call.result",
 ];
 
 /// Set to true on a span whose content was cut.

@@ -294,7 +294,7 @@ pub struct Check {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Capture")]
 pub struct ContentArgs {
-    /// Put prompts, answers and tool definitions on the spans, after redaction
+    /// Put prompts, answers, tools and their arguments, and arguments of programs on the spans, after redaction
     #[arg(long)]
     pub content: bool,
 

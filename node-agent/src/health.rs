@@ -163,6 +163,14 @@ pub struct Metrics {
     pub truncated_calls: Counter,
     /// Requests that look like model calls in no known wire format.
     pub unknown_requests: Counter,
+    /// Turns of agents that began.
+    pub turns: Counter,
+    /// Turns that are under way.
+    pub turns_open: Gauge,
+    /// Tool calls that became spans.
+    pub tool_calls: Counter,
+    /// Programs that ran, by why they hang where they hang.
+    pub processes: Family<CauseLabel, Counter>,
     /// Connections of which state is held.
     pub connections_open: Gauge,
     /// Memory in queues between stages.
@@ -218,7 +226,7 @@ labels! {
     }
     /// Of a loss.
     LossLabels {
-        /// Where: `kernel`, `streams`, `http`, `calls`, `pipeline`, `export`.
+        /// Where: `kernel`, `streams`, `http`, `causality`, `pipeline`, `export`.
         stage: &'static str,
         /// Why: a name within the stage.
         cause: &'static str,
@@ -231,6 +239,11 @@ labels! {
         provider: &'static str,
         /// `complete`, `failed`, `cut`, `cancelled`, `incomplete`.
         outcome: &'static str,
+    }
+    /// Of a program that an agent ran.
+    CauseLabel {
+        /// `agentsight.process.cause`.
+        cause: &'static str,
     }
     /// Of a queue.
     QueueLabel {
@@ -284,6 +297,10 @@ impl Metrics {
             calls: Family::default(),
             truncated_calls: Counter::default(),
             unknown_requests: Counter::default(),
+            turns: Counter::default(),
+            turns_open: Gauge::default(),
+            tool_calls: Counter::default(),
+            processes: Family::default(),
             connections_open: Gauge::default(),
             queue_bytes: Family::default(),
             attachments: Family::default(),
@@ -322,6 +339,10 @@ impl Metrics {
             "Requests like model calls, in no known format",
             it.unknown_requests.clone(),
         );
+        agent.register("turns", "Turns of agents that began", it.turns.clone());
+        agent.register("turns_open", "Turns of agents that are under way", it.turns_open.clone());
+        agent.register("tool_calls", "Tool calls that became spans", it.tool_calls.clone());
+        agent.register("processes", "Programs that agents ran", it.processes.clone());
         agent.register("connections_open", "Connections of which state is held", it.connections_open.clone());
         agent.register_with_unit(
             "queue",
@@ -525,6 +546,7 @@ pub(crate) fn filled() -> Metrics {
     metrics.lost_bytes.get_or_create(&loss).inc_by(7);
     let call = CallLabels { operation: "chat", provider: "openai", outcome: "complete" };
     metrics.calls.get_or_create(&call).inc_by(3);
+    metrics.processes.get_or_create(&CauseLabel { cause: "command" }).inc();
     metrics.queue_bytes.get_or_create(&QueueLabel { queue: "capture" }).set(9);
     metrics.attachments.get_or_create(&LibraryLabel { library: "openssl" }).set(1);
     metrics.untraceable_processes.get_or_create(&ReasonLabel { reason: "JavaTls" }).set(1);

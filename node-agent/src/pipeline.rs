@@ -1,22 +1,26 @@
 //! From events to telemetry: who made which connection, what it carried, and the spans that this becomes.
 
 use crate::capture::events::{Batch, ConnectionId, Event, ProcessId, What};
-use crate::clock::Clock;
+use crate::causality::{self, Causality, ExchangeId, Exit, Place, Program, spans};
+use crate::clock::{self, Clock};
 use crate::policy::{ExporterId, Policy, Subjects};
 use crate::resource::{Item, Signal};
 use agentsight_genai::call::{Call, Outcome};
 use agentsight_genai::connection::{self, Chunk, Connection, Limits, Protocol};
 use agentsight_genai::http::{Direction, End};
-use agentsight_genai::providers::{Found, Models, UnknownEndpoint};
+use agentsight_genai::links::FingerprintKey;
+use agentsight_genai::providers::{Found, Heard, Mailbox, Models, UnknownEndpoint};
 use agentsight_genai::semconv;
 use agentsight_genai::telemetry::{
-    Event as LogEvent, Span, SpanContext, SpanId, SpanKind, Status, TraceId, Value,
+    Attributes, Event as LogEvent, Span, SpanContext, SpanId, SpanKind, Status, TraceId, Value,
 };
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// What holds for all processes; what is made of a process' calls, its [`Policy`] says.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +46,12 @@ const PATIENCE: u64 = 3_000_000_000;
 /// Pieces of telemetry that may wait so; beyond it the oldest leave as they are.
 const MOST_WAITING: usize = 4096;
 
+/// Between two looks at telemetry that waits.
+const SOON: Duration = Duration::from_millis(100);
+
+/// Between two looks at turns of which nothing is heard any more.
+const NOW_AND_THEN: Duration = Duration::from_secs(10);
+
 /// The stage between capture and export. It has no threads and no clock of its own.
 pub struct Pipeline<S: Subjects, F: FnMut(&ExporterId, Item)> {
     settings: Settings,
@@ -55,6 +65,11 @@ pub struct Pipeline<S: Subjects, F: FnMut(&ExporterId, Item)> {
     /// The last process of each id.
     by_tgid: HashMap<u32, ProcessId>,
     root: Option<Root>,
+    causality: Causality,
+    /// What the history of calls is known by: no two runs of the agent have the same.
+    key: FingerprintKey,
+    /// When turns were looked at last, CLOCK_MONOTONIC, ns.
+    looked: u64,
     memory: usize,
     stats: Stats,
     shared: Arc<Mutex<Stats>>,
@@ -65,6 +80,8 @@ pub struct Pipeline<S: Subjects, F: FnMut(&ExporterId, Item)> {
 struct Open {
     id: ConnectionId,
     connection: Connection<Models>,
+    /// Where requests of models lie as soon as they are complete: their responses may take long.
+    mailbox: Mailbox,
     /// As counted when it was last touched.
     memory: usize,
     /// CLOCK_MONOTONIC, ns.
@@ -83,6 +100,8 @@ struct Process<F> {
     /// Of the subjects, when they were asked for the policy.
     version: Option<u64>,
     connections: HashSet<u64>,
+    /// It ended, and what it started goes on: that is told as its doing.
+    gone: bool,
 }
 
 impl<F> Default for Process<F> {
@@ -94,6 +113,7 @@ impl<F> Default for Process<F> {
             policy: None,
             version: None,
             connections: HashSet::new(),
+            gone: false,
         }
     }
 }
@@ -145,6 +165,12 @@ pub struct Stats {
     pub connections: usize,
     /// Memory that they hold.
     pub memory: usize,
+    /// What was joined and what was not.
+    pub causality: causality::Counters,
+    /// Turns that are under way.
+    pub turns: usize,
+    /// Memory that turns, tools and processes hold.
+    pub causality_memory: usize,
 }
 
 /// What was seen of the processes that one trace selects.
@@ -176,6 +202,8 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
             start: 0,
         });
         let stats = shared.lock().expect("no holder panics").clone();
+        let key = FingerprintKey::new(rand::random());
+        let causality = Causality::new(causality::Limits::default(), rand::random(), key, stats.causality);
         Pipeline {
             settings,
             subjects,
@@ -186,6 +214,9 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
             waiting: VecDeque::new(),
             by_tgid: HashMap::new(),
             root,
+            causality,
+            key,
+            looked: 0,
             memory: 0,
             stats,
             shared,
@@ -200,20 +231,54 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
             self.now = event.time;
             self.event(event);
         }
+        self.look();
         self.settle();
         self.publish();
     }
 
-    /// Whether telemetry waits: then [`Pipeline::tick`] is to be called now and then.
-    pub fn is_waiting(&self) -> bool {
-        !self.waiting.is_empty()
+    /// Takes batches until no more come, and finishes.
+    pub fn run(mut self, batches: &Receiver<Batch>) {
+        loop {
+            let batch = match self.patience() {
+                Some(patience) => batches.recv_timeout(patience),
+                None => batches.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            match batch {
+                Ok(batch) => self.batch(&batch),
+                Err(RecvTimeoutError::Timeout) => self.tick(clock::monotonic()),
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        self.finish(clock::monotonic());
+    }
+
+    /// After how long [`Pipeline::tick`] is to be called where no batch comes before. Never, where nothing waits.
+    pub fn patience(&self) -> Option<Duration> {
+        match (self.waiting.is_empty(), self.causality.open_turns()) {
+            (false, _) => Some(SOON),
+            (true, 0) => None,
+            (true, _) => Some(NOW_AND_THEN),
+        }
     }
 
     /// Lets go what has waited long enough. `now`: CLOCK_MONOTONIC, ns.
     pub fn tick(&mut self, now: u64) {
         self.now = now;
+        self.look();
         self.settle();
         self.publish();
+    }
+
+    /// Ends turns of which nothing was heard for long, and forgets who ended and did nothing that goes on.
+    fn look(&mut self) {
+        if u128::from(self.now.saturating_sub(self.looked)) < NOW_AND_THEN.as_nanos() {
+            return;
+        }
+        self.looked = self.now;
+        self.causality.idle(self.clock.at(self.now));
+        self.tell();
+        let causality = &self.causality;
+        self.processes.retain(|id, known| !known.gone || causality.owns(*id));
     }
 
     /// Nothing more will come: what is open is finished as it stands.
@@ -222,6 +287,8 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
         for key in open {
             self.close(key, now, End::Unknown);
         }
+        self.causality.finish(self.clock.at(now));
+        self.tell();
         self.now = u64::MAX;
         self.settle();
         self.publish();
@@ -230,6 +297,9 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
     fn publish(&mut self) {
         self.stats.connections = self.connections.len();
         self.stats.memory = self.memory;
+        self.stats.causality = self.causality.counters();
+        self.stats.turns = self.causality.open_turns();
+        self.stats.causality_memory = self.causality.memory();
         self.shared.lock().expect("no holder panics").clone_from(&self.stats);
     }
 
@@ -258,10 +328,14 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
             }
             What::Fork { parent } => {
                 self.stats.events[2] += 1;
-                let parent = self.by_tgid.get(&parent).and_then(|parent| self.processes.get(parent));
+                let parent_id = self.by_tgid.get(&parent).copied();
+                let parent = parent_id.and_then(|parent| self.processes.get(&parent));
                 let executable = parent.and_then(|parent| parent.executable.clone());
                 let cgroup = parent.and_then(|parent| parent.cgroup);
                 *self.known(process) = Process { executable, cgroup, ..Process::default() };
+                if let Some(parent) = parent_id {
+                    self.causality.fork(process, parent);
+                }
             }
             What::Container { cgroup } => {
                 self.stats.events[5] += 1;
@@ -274,20 +348,25 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
                     known.version = None;
                 }
             }
-            What::Exec { filename, .. } => {
+            What::Exec { parent, filename, arguments, cut } => {
                 self.stats.events[3] += 1;
                 // The program that held the connections is gone, and their sockets with it.
                 self.close_all(process, time, End::Cancelled);
+                let is_root = self.settings.root == Some(process.tgid);
+                if let Some(root) = self.root.as_mut().filter(|root| is_root && root.process.is_none()) {
+                    root.process = Some(process);
+                    root.start = time;
+                    self.causality.root(process, root.context.clone());
+                }
+                let parent = self.by_tgid.get(&parent).copied();
+                let program = program(filename, arguments, cut);
+                self.causality.exec(process, parent, self.clock.at(time), program);
+                // What the program before it did is told while it is known who that was.
+                self.tell();
                 let executable = Some(PathBuf::from(OsStr::from_bytes(filename)));
                 let known = self.known(process);
                 *known = Process { executable, cgroup: known.cgroup, ..Process::default() };
-                if let Some(root) = &mut self.root
-                    && self.settings.root == Some(process.tgid)
-                {
-                    if root.process.is_none() {
-                        root.process = Some(process);
-                        root.start = time;
-                    }
+                if is_root && self.root.is_some() {
                     // While it is there to be asked: the span needs it when it is gone.
                     self.facts(process);
                 }
@@ -296,17 +375,20 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
             What::Exit { status } => {
                 self.stats.events[4] += 1;
                 self.close_all(process, time, End::Unknown);
-                let code = exit_code(status);
-                self.log(
-                    process,
-                    "agentsight.process.exit",
-                    time,
-                    vec![("process.exit.code".into(), Value::Int(code))],
-                );
+                let exit = Exit::of_status(status);
+                self.log(process, "agentsight.process.exit", time, exit_attributes(exit));
+                self.causality.exit(process, self.clock.at(time), exit);
+                self.tell();
                 if self.root.as_ref().is_some_and(|root| root.process == Some(process)) {
-                    self.finish_root(process, time, code);
+                    self.finish_root(process, time, exit);
                 }
-                self.processes.remove(&process);
+                if self.causality.owns(process)
+                    && let Some(known) = self.processes.get_mut(&process)
+                {
+                    known.gone = true;
+                } else {
+                    self.processes.remove(&process);
+                }
                 if self.by_tgid.get(&process.tgid) == Some(&process) {
                     self.by_tgid.remove(&process.tgid);
                 }
@@ -318,11 +400,15 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
     fn known(&mut self, process: ProcessId) -> &mut Process<S::Facts> {
         if self.processes.len() >= MOST_PROCESSES {
             // Their exits were lost. Those with connections end when these are given up.
-            self.processes.retain(|_, known| !known.connections.is_empty());
+            let causality = &self.causality;
+            self.processes.retain(|id, known| !known.connections.is_empty() || causality.owns(*id));
             self.by_tgid.retain(|_, id| self.processes.contains_key(id));
         }
-        self.by_tgid.insert(process.tgid, process);
-        self.processes.entry(process).or_default()
+        let known = self.processes.entry(process).or_default();
+        if !known.gone {
+            self.by_tgid.insert(process.tgid, process);
+        }
+        known
     }
 
     fn data(&mut self, id: ConnectionId, chunk: Chunk<'_>, from_start: bool, time: u64) {
@@ -339,9 +425,11 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
             // While the process is there to be asked.
             self.facts(id.process);
             self.known(id.process).connections.insert(id.ssl);
-            let models = Models::new(policy.calls.clone());
+            let mailbox = Mailbox::default();
+            let models = Models::new(policy.calls.clone()).with_key(self.key).with_mailbox(mailbox.clone());
             let open = Open {
                 id,
+                mailbox,
                 connection: Connection::new(models, Limits::default(), from_start),
                 memory: 0,
                 touched: time,
@@ -367,9 +455,19 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
             count(&mut self.stats.streams, &counters, &open.counted);
             open.counted = counters;
         }
-        for found in found {
-            self.found(id.process, found);
+        let heard = std::mem::take(&mut *open.mailbox.lock().expect("no holder panics"));
+        let exchange = |exchange| ExchangeId { process: id.process, connection: id.ssl, exchange };
+        for heard in heard {
+            match heard {
+                Heard::Asked(asked) => self.causality.asked(exchange(asked.links.exchange), &asked),
+                Heard::NoCall(number) => self.causality.no_call(exchange(number)),
+            }
         }
+        for found in found {
+            self.found(key, found);
+        }
+        // A request may have put an end to a turn.
+        self.tell();
         if self.memory > self.settings.max_memory {
             self.evict(time);
         }
@@ -397,8 +495,10 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
         let mut found = Vec::new();
         open.connection.close(self.clock.at(time), end, &mut |output| found.push(output));
         for found in found {
-            self.found(key.0, found);
+            self.found(key, found);
         }
+        self.causality.closed(key.0, key.1);
+        self.tell();
         if let Some(process) = self.processes.get_mut(&key.0) {
             process.connections.remove(&key.1);
         }
@@ -412,9 +512,10 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
         }
     }
 
-    fn found(&mut self, process: ProcessId, found: Found) {
+    /// `key`: that of the connection.
+    fn found(&mut self, key: (ProcessId, u64), found: Found) {
         match found {
-            Found::Call(call) => self.call(process, &call),
+            Found::Call(call) => self.call(key, &call),
             Found::Unknown(endpoint) => {
                 self.stats.unknown_requests += 1;
                 if self.stats.unknown_endpoints.len() < NAMED_ENDPOINTS
@@ -426,7 +527,7 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
         }
     }
 
-    fn call(&mut self, process: ProcessId, call: &Call) {
+    fn call(&mut self, (process, connection): (ProcessId, u64), call: &Call) {
         // It was deselected while the call went on: nobody may be told.
         let Some(policy) = self.policy(process) else { return };
         let key = (semconv::operation_name(call.operation), call.provider, outcome_name(&call.outcome));
@@ -437,10 +538,9 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
             stats.truncated += u64::from(call.truncated);
         });
 
-        let parent = call.parent.clone().or_else(|| self.root.as_ref().map(|root| root.context.clone()));
+        let id = ExchangeId { process, connection, exchange: call.links.exchange };
         // One call is one span, whichever exporters are told of it.
-        let trace_id = parent.as_ref().map_or_else(new_trace, |parent| parent.trace_id);
-        let span_id = new_span();
+        let Place { trace_id, span_id, parent } = self.causality.call(id, call);
         for output in &policy.outputs {
             if output.sampling.keeps(trace_id.0) {
                 let span = Box::new(semconv::span(call, &output.semconv));
@@ -449,6 +549,23 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
             }
             for measurement in semconv::measurements(call, &output.semconv) {
                 self.send(process, &output.exporter, Signal::Measurement(measurement));
+            }
+        }
+    }
+
+    /// Tells of turns, tools and processes that are finished, those who are told of the calls.
+    fn tell(&mut self) {
+        for finished in self.causality.take() {
+            let owner = finished.owner;
+            let Some(policy) = self.policy(owner) else { continue };
+            let Place { trace_id, span_id, parent } = &finished.place;
+            for output in &policy.outputs {
+                if output.sampling.keeps(trace_id.0) {
+                    let span = Box::new(spans::span(&finished, &output.semconv));
+                    let (trace_id, span_id, parent) = (*trace_id, *span_id, parent.clone());
+                    let signal = Signal::Span { trace_id, span_id, parent, span };
+                    self.send(owner, &output.exporter, signal);
+                }
             }
         }
     }
@@ -471,6 +588,10 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
         }
         let cgroup = known.cgroup;
         let policy = self.subjects.policy(process, cgroup);
+        if policy.is_some() && !self.known(process).gone {
+            let scope = self.subjects.scope(process, cgroup);
+            self.causality.scope(process, scope);
+        }
         let known = self.known(process);
         known.version = Some(version);
         known.policy.clone_from(&policy);
@@ -483,12 +604,13 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
             match &policy {
                 Some(policy) => {
                     if let Some(open) = self.connections.get_mut(&key) {
-                        *open.connection.exchanges_mut() = Models::new(policy.calls.clone());
+                        open.connection.exchanges_mut().set_settings(policy.calls.clone());
                     }
                 }
                 None => {
                     if let Some(open) = self.connections.remove(&key) {
                         self.memory = self.memory.saturating_sub(open.memory);
+                        self.causality.closed(process, ssl);
                     }
                 }
             }
@@ -496,16 +618,10 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
         policy
     }
 
-    /// A process' event as a log record that hangs on the run.
-    fn log(
-        &mut self,
-        process: ProcessId,
-        name: &'static str,
-        time: u64,
-        mut attributes: agentsight_genai::telemetry::Attributes,
-    ) {
+    /// A process' event as a log record that hangs on its span, or on the run.
+    fn log(&mut self, process: ProcessId, name: &'static str, time: u64, mut attributes: Attributes) {
         let Some(root) = &self.root else { return };
-        let context = Some(root.context.clone());
+        let context = Some(self.causality.nearest(process).unwrap_or_else(|| root.context.clone()));
         attributes.insert(0, ("process.pid".into(), Value::Int(i64::from(process.tgid))));
         let executable = self.processes.get(&process).and_then(|known| known.executable.as_ref());
         if let Some(path) = executable {
@@ -525,7 +641,7 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
     }
 
     /// The run of the recorded command, by the conventions for command-line programs, as their caller sees them.
-    fn finish_root(&mut self, process: ProcessId, time: u64, code: i64) {
+    fn finish_root(&mut self, process: ProcessId, time: u64, exit: Exit) {
         let facts = self.facts(process);
         let Some(resource) = self.subjects.resource(&facts, true) else { return };
         let Some(policy) = self.policy(process) else { return };
@@ -534,7 +650,8 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
             ["process.executable.name", "process.executable.path", "process.pid", "process.command_args"];
         let mut attributes: Vec<_> =
             resource.attributes.iter().filter(|(key, _)| copied.contains(&key.as_ref())).cloned().collect();
-        attributes.push(("process.exit.code".into(), Value::Int(code)));
+        attributes.extend(exit_attributes(exit));
+        let code = exit.code;
         let name = attributes.iter().find_map(|(key, value)| match value {
             Value::Str(text) if key == "process.executable.name" => Some(text.clone().into_owned()),
             _ => None,
@@ -615,12 +732,19 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
 
 const INFO: u8 = 9; // OpenTelemetry's SEVERITY_NUMBER_INFO
 
-/// The exit code as a shell tells it: 128 and the signal's number for one that a signal ended.
-fn exit_code(status: i32) -> i64 {
-    match status & 0x7f {
-        0 => i64::from(status >> 8 & 0xff),
-        signal => i64::from(128 + signal),
-    }
+fn exit_attributes(exit: Exit) -> Attributes {
+    let mut attributes = vec![("process.exit.code".into(), Value::Int(exit.code))];
+    attributes.extend(exit.signal.map(|signal| (spans::SIGNAL.into(), Value::Int(signal))));
+    attributes
+}
+
+/// What exec was given.
+fn program(filename: &[u8], arguments: &[u8], cut: bool) -> Program {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let mut arguments: Vec<String> = arguments.split(|byte| *byte == 0).map(text).collect();
+    // What follows the last NUL; where they were cut, half an argument.
+    arguments.pop_if(|last| last.is_empty());
+    Program { path: text(filename), arguments, cut }
 }
 
 fn new_trace() -> TraceId {
@@ -676,11 +800,12 @@ fn count(sum: &mut connection::Counters, now: &connection::Counters, before: &co
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::capture::events::fixtures::{closed, container, data, exec, exit};
+    use crate::capture::events::fixtures::{closed, container, data, exec, exec_with, exit, fork};
     use crate::policy::Wish;
     use crate::process::Host;
     use crate::resource::Resource;
-    use agentsight_api::{AgentTraceSpec, Content};
+    use agentsight_api::{AgentTraceSpec, Content, Sampling, Semconv};
+    use serde_json::json;
     use std::cell::RefCell;
     use std::path::Path;
     use std::rc::Rc;
@@ -744,14 +869,6 @@ mod tests {
 
     fn attribute<'a>(span: &'a Span, name: &str) -> Option<&'a Value> {
         span.attributes.iter().find(|(key, _)| key == name).map(|(_, value)| value)
-    }
-
-    #[test]
-    fn a_signal_is_told_as_a_shell_tells_it() {
-        assert_eq!(exit_code(0), 0);
-        assert_eq!(exit_code(3 << 8), 3);
-        assert_eq!(exit_code(9), 137);
-        assert_eq!(exit_code(11 | 0x80), 139); // with a core dump
     }
 
     #[test]
@@ -829,6 +946,239 @@ mod tests {
         assert_eq!((stats.evicted, stats.connections, stats.memory), (1, 0, 0));
     }
 
+    /// A conversation with a tool, byte by byte as a client and a server say it.
+    struct Session {
+        sent: u64,
+        received: u64,
+        messages: Vec<serde_json::Value>,
+    }
+
+    impl Session {
+        fn begin() -> Session {
+            Session { sent: 0, received: 0, messages: vec![json!({"role": "user", "content": "x"})] }
+        }
+
+        fn asks(&mut self, time: u64) -> Vec<u8> {
+            let body = json!({"model": "m", "messages": self.messages,
+                "tools": [{"type": "function", "function": {"name": "bash"}}]});
+            let body = body.to_string();
+            let head = "POST /v1/chat/completions HTTP/1.1\r\nHost: llm.example";
+            let bytes = format!("{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+            let record = sent(time, self.sent, &bytes);
+            self.sent += bytes.len() as u64;
+            record
+        }
+
+        fn gets(&mut self, time: u64, message: serde_json::Value) -> Vec<u8> {
+            let body = json!({"id": format!("r{time}"), "model": "m",
+                "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
+                "usage": {"prompt_tokens": 2, "completion_tokens": 3}});
+            let body = body.to_string();
+            let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json";
+            let bytes = format!("{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+            let record = received(time, self.received, &bytes);
+            self.received += bytes.len() as u64;
+            self.messages.push(message);
+            record
+        }
+
+        fn asked_to_run(&mut self, time: u64, command: &str) -> Vec<u8> {
+            let arguments = json!({"command": command}).to_string();
+            let function = json!({"name": "bash", "arguments": arguments});
+            let call = json!({"id": "call_1", "type": "function", "function": function});
+            self.gets(time, json!({"role": "assistant", "content": null, "tool_calls": [call]}))
+        }
+
+        fn result(&mut self, text: &str) {
+            self.messages.push(json!({"role": "tool", "tool_call_id": "call_1", "content": text}));
+        }
+    }
+
+    /// A turn whose tool runs a shell, which runs a program that a signal ends.
+    fn turn() -> Vec<Vec<u8>> {
+        let mut session = Session::begin();
+        let mut records = vec![session.asks(20), session.asked_to_run(30, "cat CANARY")];
+        records.extend([
+            fork(PID + 1, 40, PID),
+            exec_with(PID + 1, 41, "/bin/sh", &["sh", "-c", "cat CANARY"]),
+            fork(PID + 2, 42, PID + 1),
+            exec_with(PID + 2, 43, "/bin/cat", &["cat", "CANARY"]),
+            exit(PID + 2, 44, 9),
+            exit(PID + 1, 45, 1 << 8),
+        ]);
+        session.result("CANARY");
+        records.push(session.asks(50));
+        records.push(session.gets(60, json!({"role": "assistant", "content": "done"})));
+        records
+    }
+
+    /// Spans as `name < name of its parent`, in the order in which they left.
+    fn tree(items: &[Item]) -> Vec<String> {
+        let mut names = HashMap::new();
+        for item in items {
+            if let Signal::Span { span_id, span, .. } = &item.signal {
+                assert!(names.insert(*span_id, span.name.clone()).is_none(), "an id stands twice");
+            }
+        }
+        let line = |item: &Item| match &item.signal {
+            Signal::Span { parent, span, .. } => {
+                let above =
+                    parent.as_ref().map(|parent| names.get(&parent.span_id).expect("a parent that is told"));
+                Some(format!("{} < {}", span.name, above.map_or("nothing", String::as_str)))
+            }
+            _ => None,
+        };
+        items.iter().filter_map(line).collect()
+    }
+
+    const TURN: [&str; 6] = [
+        "chat m < invoke_agent",
+        "cat < sh",
+        "sh < execute_tool bash",
+        "chat m < invoke_agent",
+        "execute_tool bash < invoke_agent",
+        "invoke_agent < nothing",
+    ];
+
+    #[test]
+    fn a_turn_is_one_trace_and_calls_leave_before_it_ends() {
+        let records = turn();
+        let (items, stats) = run(None, &records);
+        assert_eq!(tree(&items), TURN);
+        let traces: HashSet<_> = items
+            .iter()
+            .filter_map(|item| match &item.signal {
+                Signal::Span { trace_id, .. } => Some(*trace_id),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(traces.len(), 1);
+        let resources: HashSet<_> = items.iter().map(|item| Arc::as_ptr(&item.resource)).collect();
+        assert_eq!(resources.len(), 1, "what the agent ran is its own doing");
+        assert_eq!((stats.causality.turns, stats.causality.tools), (1, 1));
+        assert_eq!((stats.turns, stats.causality_memory), (0, 0), "nothing is held at the end");
+        let spans = spans(&items);
+        let (cat, _) = spans.iter().find(|(span, _)| span.name == "cat").unwrap();
+        assert_eq!(attribute(cat, "process.exit.code"), Some(&Value::Int(137)));
+        assert_eq!(attribute(cat, spans::SIGNAL), Some(&Value::Int(9)));
+        assert_eq!(attribute(cat, spans::CAUSE), Some(&Value::Str("lineage".into())));
+        assert!(!format!("{items:?}").contains("CANARY"), "arguments and results are content");
+
+        let (items, _) = run(None, &records[..2]);
+        assert_eq!(tree(&items), ["chat m < invoke_agent", "invoke_agent < nothing"]);
+    }
+
+    #[test]
+    fn under_record_turns_and_other_programs_are_below_the_run_of_the_command() {
+        let mut records = vec![exec(PID, 10, "/usr/bin/agent")];
+        records.push(fork(PID + 9, 11, PID));
+        records.push(exec_with(PID + 9, 12, "/bin/git", &["git", "status"]));
+        records.push(exit(PID + 9, 13, 0));
+        records.extend(turn());
+        records.push(exit(PID, 70, 0));
+        let (items, _) = run(Some(PID), &records);
+        let expected: Vec<_> = ["git < agent"]
+            .into_iter()
+            .chain(TURN[..5].iter().copied())
+            .chain(["invoke_agent < agent", "agent < nothing"])
+            .collect();
+        assert_eq!(tree(&items), expected);
+        let logged: HashSet<_> = items
+            .iter()
+            .filter_map(|item| match &item.signal {
+                Signal::Log { context, event } => {
+                    Some((event.name.clone(), context.clone().unwrap().span_id.0))
+                }
+                _ => None,
+            })
+            .collect();
+        assert_eq!(logged.len(), 8, "four programs began and ended, each on its own span: {logged:?}");
+    }
+
+    #[test]
+    fn what_goes_on_when_its_agent_has_ended_is_told_as_the_agents_doing() {
+        let mut session = Session::begin();
+        let mut records = vec![session.asks(20), session.asked_to_run(30, "serve &")];
+        records.push(fork(PID + 1, 40, PID));
+        records.push(exec_with(PID + 1, 41, "/bin/serve", &["sh", "-c", "serve &"]));
+        records.push(exit(PID, 50, 0));
+        records.push(exit(PID + 1, 60, 0));
+        let (items, stats) = run(None, &records);
+        assert_eq!(
+            tree(&items),
+            [
+                "chat m < invoke_agent",
+                "execute_tool bash < invoke_agent",
+                "invoke_agent < nothing",
+                "serve < execute_tool bash",
+            ]
+        );
+        let pids: HashSet<_> = items.iter().map(|item| format!("{:?}", item.resource.attributes)).collect();
+        assert_eq!(pids.len(), 1, "{pids:?}");
+        assert_eq!(stats.causality_memory, 0);
+    }
+
+    #[test]
+    fn several_exporters_are_told_of_turns_and_tools_each_with_its_content_and_words() {
+        let (subjects, told, _, mut run) = scripted();
+        let open = wish("open", "x", Content::Messages);
+        let closed = wish("closed", "y", Content::None);
+        let none = Wish { sampling: Sampling { percent: 0 }, ..wish("none", "z", Content::Messages) };
+        let latest = Wish { semconv: Semconv::Latest, ..wish("latest", "l", Content::None) };
+        subjects.borrow_mut().wanting(&[&open, &closed, &none, &latest]);
+        run(&turn());
+        for (exporter, content, provider) in [("x", true, true), ("y", false, true), ("l", false, false)] {
+            let items: Vec<_> =
+                told.borrow().iter().filter(|(to, _)| to == exporter).map(|(_, item)| item.clone()).collect();
+            assert_eq!(tree(&items), TURN, "{exporter}");
+            let spans = spans(&items);
+            let of = |name: &str| spans.iter().find(|(span, _)| span.name == name).unwrap().0;
+            let arguments = content.then(|| Value::Str(r#"{"command":"cat CANARY"}"#.into()));
+            assert_eq!(attribute(of("execute_tool bash"), "gen_ai.tool.call.arguments"), arguments.as_ref());
+            assert_eq!(attribute(of("cat"), "process.command_args").is_some(), content);
+            assert_eq!(attribute(of("invoke_agent"), "gen_ai.provider.name").is_some(), provider);
+            assert_eq!(format!("{items:?}").contains("CANARY"), content, "{exporter}");
+        }
+        assert!(
+            !told.borrow().iter().any(|(to, item)| to == "z" && matches!(item.signal, Signal::Span { .. }))
+        );
+    }
+
+    #[test]
+    fn a_policy_that_changes_within_a_turn_tears_it_not() {
+        let (subjects, told, _, mut run) = scripted();
+        subjects.borrow_mut().wanting(&[&wish("a", "x", Content::None)]);
+        let records = turn();
+        run(&records[..1]);
+        subjects.borrow_mut().wanting(&[&wish("b", "x", Content::Messages)]);
+        run(&records[1..]);
+        let items: Vec<_> = told.borrow().iter().map(|(_, item)| item.clone()).collect();
+        assert_eq!(tree(&items), TURN);
+    }
+
+    #[test]
+    fn a_turn_of_which_nothing_is_heard_is_told_after_an_hour_without_any_event() {
+        let (subjects, told) = (Rc::new(RefCell::new(Scripted::default())), Told::default());
+        subjects.borrow_mut().known = true;
+        subjects.borrow_mut().wanting(&[&wish("a", "x", Content::None)]);
+        let out =
+            |exporter: &ExporterId, item: Item| told.borrow_mut().push((exporter.name.to_string(), item));
+        let mut pipeline = Pipeline::new(settings(None), subjects.clone(), Arc::default(), out);
+        assert_eq!(pipeline.patience(), None, "an idle agent does nothing");
+        let mut batch = Batch::default();
+        turn()[..2].iter().for_each(|record| batch.push(record));
+        pipeline.batch(&batch);
+        const HOUR: u64 = 3_600_000_000_000;
+        pipeline.tick(HOUR - 1);
+        assert_eq!(told_spans(&told).len(), 1);
+        assert_eq!(pipeline.patience(), Some(NOW_AND_THEN));
+        pipeline.tick(HOUR + 2 * NOW_AND_THEN.as_nanos() as u64);
+        let spans = told_spans(&told);
+        let (_, turn) = spans.last().unwrap();
+        assert_eq!(attribute(turn, spans::TURN_END), Some(&Value::Str("idle".into())));
+        assert_eq!(pipeline.patience(), None);
+    }
+
     /// Answers that a test changes: what holds for every process, and whether it is known by now.
     #[derive(Default)]
     struct Scripted {
@@ -858,6 +1208,10 @@ mod tests {
         fn facts(&mut self, _: ProcessId, cgroup: Option<u64>, _: Option<&Path>) -> Arc<Resource> {
             let cgroup = Value::Int(cgroup.map_or(-1, |id| id.try_into().unwrap()));
             Arc::new(Resource { attributes: vec![("cgroup".into(), cgroup)] })
+        }
+
+        fn scope(&mut self, _: ProcessId, cgroup: Option<u64>) -> u64 {
+            cgroup.unwrap_or(0)
         }
 
         fn resource(&mut self, facts: &Arc<Resource>, now: bool) -> Option<Arc<Resource>> {

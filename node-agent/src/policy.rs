@@ -186,6 +186,10 @@ pub trait Subjects {
     /// the kernel found it in, where it told.
     fn policy(&mut self, process: ProcessId, cgroup: Option<u64>) -> Option<Arc<Policy>>;
 
+    /// Calls and processes are joined only with those of the same scope: tenants must not reach into each other's
+    /// traces.
+    fn scope(&mut self, process: ProcessId, cgroup: Option<u64>) -> u64;
+
     /// Reads what only the living process can tell. `executable` is what its last exec was given.
     fn facts(&mut self, process: ProcessId, cgroup: Option<u64>, executable: Option<&Path>) -> Self::Facts;
 

@@ -47,6 +47,10 @@ impl Subjects for Host {
         Some(self.policy.clone())
     }
 
+    fn scope(&mut self, _process: ProcessId, _cgroup: Option<u64>) -> u64 {
+        0
+    }
+
     fn facts(
         &mut self,
         process: ProcessId,

@@ -2,9 +2,12 @@
 
 use crate::capture::library::Reason;
 use crate::capture::{Capture, Totals};
+use crate::causality::Cause;
 use crate::cli::Run;
-use crate::export::{Cause, Exporter, Log};
-use crate::health::{self, CallLabels, DirectionLabel, ExportLabels, ExportLossLabels, Health, KindLabel};
+use crate::export::{self, Exporter, Log};
+use crate::health::{
+    self, CallLabels, CauseLabel, DirectionLabel, ExportLabels, ExportLossLabels, Health, KindLabel,
+};
 use crate::health::{LibraryLabel, LossLabels, Metrics, QueueLabel, ReasonLabel, set_total};
 use crate::pipeline::{EVENT_KINDS, Stats};
 use crate::record::{CANNOT_TRACE, fail, stop_signals, wait_for_all};
@@ -150,9 +153,19 @@ pub(crate) fn refresh(metrics: &Metrics, sources: &Sources<'_>) -> Result<(), cr
     }
     set_total(&metrics.truncated_calls, stats.truncated_calls);
     set_total(&metrics.unknown_requests, stats.unknown_requests);
+    let causes = stats.causality;
+    set_total(&metrics.turns, causes.turns);
+    metrics.turns_open.set(stats.turns.try_into().unwrap_or(i64::MAX));
+    set_total(&metrics.tool_calls, causes.tools);
+    for (cause, count) in Cause::ALL.into_iter().zip(causes.processes) {
+        set_total(&metrics.processes.get_or_create(&CauseLabel { cause: cause.name() }), count);
+    }
     metrics.connections_open.set(stats.connections.try_into().unwrap_or(i64::MAX));
     let memory = metrics.queue_bytes.get_or_create(&QueueLabel { queue: "connections" });
     memory.set(stats.memory.try_into().unwrap_or(i64::MAX));
+    drop(memory);
+    let memory = metrics.queue_bytes.get_or_create(&QueueLabel { queue: "causality" });
+    memory.set(stats.causality_memory.try_into().unwrap_or(i64::MAX));
     drop(memory);
 
     let mut totals = sources.past;
@@ -177,6 +190,10 @@ pub(crate) fn refresh(metrics: &Metrics, sources: &Sources<'_>) -> Result<(), cr
         ("http", "oversized", stats.streams.oversized),
         ("http", "abandoned", stats.streams.abandoned),
         ("http", "unreadable_head", stats.streams.unreadable_heads),
+        ("causality", "ambiguous_request", causes.ambiguous_requests),
+        ("causality", "evicted_turn", causes.evicted_turns),
+        ("causality", "evicted_process", causes.evicted_processes),
+        ("causality", "unjoined_request", causes.unjoined_requests),
         ("pipeline", "evicted", stats.evicted),
         ("pipeline", "deselected", stats.deselected),
         ("pipeline", "unidentified", stats.unsettled),
@@ -194,7 +211,7 @@ pub(crate) fn refresh(metrics: &Metrics, sources: &Sources<'_>) -> Result<(), cr
     }
     processes(metrics, sources.capture);
     for exporter in sources.exporters {
-        export(metrics, exporter);
+        exported(metrics, exporter);
     }
     Ok(())
 }
@@ -215,7 +232,7 @@ fn processes(metrics: &Metrics, capture: Option<&Capture>) {
     }
 }
 
-fn export(metrics: &Metrics, exporter: &Exporter) {
+fn exported(metrics: &Metrics, exporter: &Exporter) {
     for lane in exporter.stats().lanes {
         let signal = lane.kind.name();
         let labels = ExportLabels { signal, destination: lane.to.clone() };
@@ -226,7 +243,7 @@ fn export(metrics: &Metrics, exporter: &Exporter) {
             .export_queue_bytes
             .get_or_create(&labels)
             .set(lane.waiting_bytes.try_into().unwrap_or(i64::MAX));
-        for cause in Cause::ALL {
+        for cause in export::Cause::ALL {
             let labels = ExportLossLabels { signal, destination: lane.to.clone(), cause: cause.name() };
             set_total(&metrics.export_dropped.get_or_create(&labels), lane.dropped(cause));
         }

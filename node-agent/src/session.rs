@@ -2,7 +2,6 @@
 
 use crate::capture::{self, Capture, discover};
 use crate::cli::{ContentArgs, OtlpArgs, OutputArgs, When};
-use crate::clock;
 use crate::export::{self, Exporter, Options, Own, StartError, config};
 use crate::health::Metrics;
 use crate::pipeline::{self, Pipeline, Stats};
@@ -193,11 +192,7 @@ impl Session {
                         display.lock().expect("no holder panics").add(&item);
                         exporter.send(item);
                     };
-                    let mut pipeline = Pipeline::new(settings, host, stats, out);
-                    for batch in batches {
-                        pipeline.batch(&batch);
-                    }
-                    pipeline.finish(clock::monotonic());
+                    Pipeline::new(settings, host, stats, out).run(&batches);
                 }
             })
             .map_err(|source| Error::System { what: "start the thread of the pipeline", source })?;
@@ -293,6 +288,8 @@ fn report(counters: &Counters, stats: &Stats) {
         ("TLS calls found no place for their connection", counters.connections_full),
         ("child processes found no place and were not traced", counters.processes_full),
         ("connections were given up for want of memory", stats.evicted),
+        ("turns were given up for want of memory", stats.causality.evicted_turns),
+        ("processes were forgotten for want of memory", stats.causality.evicted_processes),
     ] {
         if count > 0 {
             tracing::warn!(count, "{what}");

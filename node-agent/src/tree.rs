@@ -1,8 +1,10 @@
 //! Finished spans for people, and for programs line by line.
 //!
-//! Live, each call is one line of its own, because the traced program writes to the same terminal and nobody
-//! knows what follows. At the end the whole tree is drawn, by process.
+//! Live, each turn, call and tool call is one line of its own, because the traced program writes to the same terminal
+//! and nobody knows what follows. At the end the whole tree is drawn: turns, below them calls and tool calls, below
+//! these the programs that ran, whichever process did what.
 
+use crate::causality::spans;
 use crate::resource::{Item, Resource, Signal};
 use crate::terminal::{Colour, Terminal, harmless, harmless_json};
 use agentsight_genai::telemetry::{Attributes, Span, SpanContext, SpanId, SpanKind, Status, TraceId, Value};
@@ -18,6 +20,10 @@ use unicode_width::UnicodeWidthStr;
 pub struct Tree {
     terminal: Terminal,
     processes: Vec<Process>,
+    /// The span of the recorded command, which is a title and no line.
+    root: Option<SpanId>,
+    /// Programs that ran below each span.
+    runs: HashMap<SpanId, u64>,
     totals: Totals,
 }
 
@@ -25,6 +31,12 @@ pub struct Tree {
 pub const MAX_SPANS: usize = 200;
 /// Processes that the tree at the end draws.
 pub const MAX_PROCESSES: usize = 50;
+/// Of [`MAX_SPANS`], those that programs may take: what they belong to comes after them.
+const MAX_RUNS: usize = 150;
+/// Programs that are drawn below one span; more are counted only.
+const MAX_RUNS_BELOW: u64 = 12;
+/// Spans below which programs are counted.
+const MAX_PARENTS: usize = 4096;
 
 /// What was lost of the telemetry of a run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -42,6 +54,8 @@ struct Process {
     /// How long it ran, and its exit code: of the command that is recorded, once it has ended.
     run: Option<(Duration, i64)>,
     entries: Vec<Entry>,
+    /// The process id, to be compared.
+    pid: Option<i64>,
     /// Spans beyond [`MAX_SPANS`].
     more: u64,
 }
@@ -51,9 +65,29 @@ struct Process {
 struct Entry {
     id: SpanId,
     parent: Option<SpanId>,
+    kind: Kind,
     start: Timestamp,
     line: Line,
     excerpts: Vec<String>,
+}
+
+/// What a span is of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    Call,
+    Turn,
+    Tool,
+    /// A program that ran, with its process id.
+    Run(Option<i64>),
+    /// The recorded command.
+    Root,
+}
+
+/// All entries with what is below each, by their places in a list.
+struct Forest<'a> {
+    /// With the process that they are kept for.
+    entries: Vec<(&'a Process, &'a Entry)>,
+    below: HashMap<Option<usize>, Vec<usize>>,
 }
 
 /// Harmless pieces of one line with their colours.
@@ -62,7 +96,10 @@ struct Line(Vec<(String, Option<Colour>)>);
 
 #[derive(Debug, Default)]
 struct Totals {
+    turns: u64,
     calls: u64,
+    tools: u64,
+    runs: u64,
     input_tokens: u64,
     output_tokens: u64,
     errors: u64,
@@ -73,43 +110,60 @@ struct Totals {
 impl Tree {
     /// An empty tree.
     pub fn new(terminal: Terminal) -> Self {
-        Self { terminal, processes: Vec::new(), totals: Totals::default() }
+        let (processes, runs) = (Vec::new(), HashMap::new());
+        Self { terminal, processes, root: None, runs, totals: Totals::default() }
     }
 
     /// Takes what came out of the pipeline, and gives what to write now: the lines of a finished span. Log
-    /// records and measurements are not drawn; the run of a program stands in the title of its tree.
+    /// records and measurements are not drawn; the run of the command stands in the title of its tree, and programs
+    /// that ran are drawn at the end only.
     pub fn add(&mut self, item: &Item) -> Option<String> {
         let Signal::Span { span_id, parent, span, .. } = &item.signal else { return None };
-        if let Some(code) = int(&span.attributes, "process.exit.code") {
+        let kind = Kind::of(span);
+        self.totals.add(kind, span);
+        if kind == Kind::Root {
+            self.root = Some(*span_id);
+            let code = int(&span.attributes, "process.exit.code").unwrap_or(0);
             if let Some(process) = self.process(&item.resource) {
                 process.run = Some((span.end - span.start, code));
             }
             return None;
         }
-        self.totals.add(span);
         let failed = matches!(span.status, Status::Error(_));
-        let line = Line::of(span);
+        let line = Line::of(kind, span);
         let excerpts = excerpts(&span.attributes);
-
-        let mut live = match failed {
-            true => self.terminal.paint("✗", Colour::Red),
-            false => self.terminal.paint("●", Colour::Green),
-        } + " ";
-        let who = (format!("[{}]", short_name(&item.resource)), Some(Colour::Dim));
-        live.push_str(&line.text(self.terminal, 2, Some(&who)));
-        live.push('\n');
-        for excerpt in &excerpts {
-            live.push_str(&self.excerpt("  ", excerpt));
+        let mut live = None;
+        if !matches!(kind, Kind::Run(_)) {
+            let mark = match failed {
+                true => self.terminal.paint("✗", Colour::Red),
+                false => self.terminal.paint("●", Colour::Green),
+            };
+            let who = (format!("[{}]", short_name(&item.resource)), Some(Colour::Dim));
+            let mut text = format!("{mark} {}\n", line.text(self.terminal, 2, Some(&who)));
+            for excerpt in &excerpts {
+                text.push_str(&self.excerpt("  ", excerpt));
+            }
+            live = Some(text);
         }
-
         let parent = parent.as_ref().map(|parent| parent.span_id);
-        self.keep(&item.resource, Entry { id: *span_id, parent, start: span.start, line, excerpts });
-        Some(live)
+        self.keep(&item.resource, Entry { id: *span_id, parent, kind, start: span.start, line, excerpts });
+        live
     }
 
     fn keep(&mut self, resource: &Resource, entry: Entry) {
+        let is_run = matches!(entry.kind, Kind::Run(_));
+        if let (true, Some(parent)) = (is_run, entry.parent)
+            && (self.runs.len() < MAX_PARENTS || self.runs.contains_key(&parent))
+        {
+            let runs = self.runs.entry(parent).or_default();
+            *runs += 1;
+            if *runs > MAX_RUNS_BELOW {
+                return;
+            }
+        }
+        let most = if is_run { MAX_RUNS } else { MAX_SPANS };
         match self.process(resource) {
-            Some(process) if process.entries.len() < MAX_SPANS => process.entries.push(entry),
+            Some(process) if process.entries.len() < most => process.entries.push(entry),
             Some(process) => process.more += 1,
             None => self.totals.undrawn += 1,
         }
@@ -120,7 +174,8 @@ impl Tree {
         let title = title(resource);
         let known = self.processes.iter().position(|process| process.title == title);
         if known.is_none() && self.processes.len() < MAX_PROCESSES {
-            self.processes.push(Process { title, run: None, entries: Vec::new(), more: 0 });
+            let pid = int(&resource.attributes, "process.pid");
+            self.processes.push(Process { title, run: None, entries: Vec::new(), pid, more: 0 });
             return self.processes.last_mut();
         }
         known.map(|known| &mut self.processes[known])
@@ -129,11 +184,12 @@ impl Tree {
     /// The whole tree and one line of totals.
     pub fn finish(&self, losses: Losses) -> String {
         let mut text = String::new();
+        let forest = self.forest();
         // The recorded command ends last and stands first.
         let (command, others): (Vec<_>, Vec<_>) =
             self.processes.iter().partition(|process| process.run.is_some());
         for process in command.into_iter().chain(others) {
-            self.draw_process(process, &mut text);
+            self.draw_process(process, &forest, &mut text);
         }
         if self.totals.undrawn > 0 {
             text.push_str(&format!("… and {} of other processes\n", plural(self.totals.undrawn, "span")));
@@ -142,7 +198,47 @@ impl Tree {
         text
     }
 
-    fn draw_process(&self, process: &Process, text: &mut String) {
+    fn forest(&self) -> Forest<'_> {
+        /// Deeper than anything that is drawn.
+        const DEEPEST: usize = 1024;
+        let of = |process: &'_ Process| process.entries.len();
+        let mut entries = Vec::with_capacity(self.processes.iter().map(of).sum());
+        for process in &self.processes {
+            entries.extend(process.entries.iter().map(|entry| (process, entry)));
+        }
+        let places: HashMap<SpanId, usize> =
+            entries.iter().enumerate().map(|(place, (_, entry))| (entry.id, place)).collect();
+        let mut above: Vec<Option<usize>> = vec![None; entries.len()];
+        for (place, (_, entry)) in entries.iter().enumerate() {
+            let Some(parent) = entry.parent.and_then(|parent| places.get(&parent).copied()) else { continue };
+            // Whatever was on the wire: no circle is drawn.
+            let mut ancestors = std::iter::successors(Some(parent), |ancestor| above[*ancestor]);
+            let is_circle = ancestors.by_ref().take(DEEPEST).any(|ancestor| ancestor == place);
+            if !is_circle && ancestors.next().is_none() {
+                above[place] = Some(parent);
+            }
+        }
+        let mut order: Vec<usize> = (0..entries.len()).collect();
+        order.sort_by_key(|place| entries[*place].1.start);
+        let mut below: HashMap<Option<usize>, Vec<usize>> = HashMap::new();
+        for place in order {
+            below.entry(above[place]).or_default().push(place);
+        }
+        Forest { entries, below }
+    }
+
+    fn draw_process(&self, process: &Process, forest: &Forest<'_>, text: &mut String) {
+        let tops = forest.below.get(&None).map_or(&[][..], Vec::as_slice);
+        let tops = tops.iter().filter(|place| std::ptr::eq(forest.entries[**place].0, process));
+        // A program whose parent is not drawn says nothing by itself.
+        let (tops, lost): (Vec<usize>, Vec<usize>) = tops.partition(|place| {
+            let entry = forest.entries[**place].1;
+            !matches!(entry.kind, Kind::Run(_)) || entry.parent == self.root || entry.parent.is_none()
+        });
+        let more = process.more + lost.len() as u64;
+        if tops.is_empty() && more == 0 && process.run.is_none() {
+            return; // All that it did stands below what another process did.
+        }
         let mut title = Line(vec![(process.title.clone(), Some(Colour::Bold))]);
         if let Some((took, code)) = process.run {
             title.0.push((time(took), None));
@@ -150,53 +246,66 @@ impl Tree {
         }
         text.push_str(&title.text(self.terminal, 0, None));
         text.push('\n');
-
-        let mut order: Vec<usize> = (0..process.entries.len()).collect();
-        order.sort_by_key(|index| process.entries[*index].start);
-        // A child stands below a parent that began before it. So no circle can be drawn, whatever was on the wire.
-        let mut places: HashMap<SpanId, usize> = HashMap::new();
-        let mut children: HashMap<Option<usize>, Vec<usize>> = HashMap::new();
-        for index in order {
-            let entry = &process.entries[index];
-            let parent = entry.parent.and_then(|parent| places.get(&parent).copied());
-            children.entry(parent).or_default().push(index);
-            places.insert(entry.id, index);
+        let mut more_lines = Vec::new();
+        if process.run.is_some() {
+            more_lines.extend(self.root.and_then(|root| self.more_runs(root)));
         }
-        self.draw_below(process, None, &children, "", text);
-        if process.more > 0 {
-            text.push_str(&format!("└─ … and {} more\n", plural(process.more, "span")));
+        if more > 0 {
+            more_lines.push(format!("… and {} more", plural(more, "span")));
         }
+        self.draw(&tops, &more_lines, forest, "", process.pid, text);
     }
 
-    fn draw_below(
+    /// How many programs ran below a span beyond those that are drawn.
+    fn more_runs(&self, parent: SpanId) -> Option<String> {
+        let more = self.runs.get(&parent)?.checked_sub(MAX_RUNS_BELOW).filter(|more| *more > 0)?;
+        Some(format!("… and {} more", processes(more)))
+    }
+
+    /// `pid`: whose doing what is here is, where it does not say so itself.
+    fn draw(
         &self,
-        process: &Process,
-        parent: Option<usize>,
-        children: &HashMap<Option<usize>, Vec<usize>>,
+        list: &[usize],
+        more: &[String],
+        forest: &Forest<'_>,
         indent: &str,
+        pid: Option<i64>,
         text: &mut String,
     ) {
         /// Where nesting is cut: nothing that we trace nests deeper, and the indent stays readable.
         const MAX_INDENT: usize = 16 * 3;
-        let Some(list) = children.get(&parent) else { return };
-        let more_follow = parent.is_none() && process.more > 0;
-        for (position, index) in list.iter().enumerate() {
-            let last = position + 1 == list.len() && !more_follow;
+        for (position, place) in list.iter().enumerate() {
+            let last = position + 1 == list.len() && more.is_empty();
             let (branch, below) = if last { ("└─ ", "   ") } else { ("├─ ", "│  ") };
-            let below = if indent.chars().count() < MAX_INDENT {
-                format!("{indent}{below}")
-            } else {
-                indent.to_owned()
-            };
-            let entry = &process.entries[*index];
+            let (process, entry) = forest.entries[*place];
             let prefix = format!("{indent}{branch}");
             text.push_str(&self.terminal.paint(&prefix, Colour::Dim));
-            text.push_str(&entry.line.text(self.terminal, prefix.width(), None));
+            let is_run = matches!(entry.kind, Kind::Run(_));
+            let who =
+                (process.pid != pid && !is_run).then(|| (format!("[{}]", process.title), Some(Colour::Dim)));
+            text.push_str(&entry.line.text(self.terminal, prefix.width(), who.as_ref()));
             text.push('\n');
+            let children = forest.below.get(&Some(*place)).map_or(&[][..], Vec::as_slice);
+            let more: Vec<String> = self.more_runs(entry.id).into_iter().collect();
+            let indent = match indent.chars().count() < MAX_INDENT {
+                true => format!("{indent}{below}"),
+                false => indent.to_owned(),
+            };
+            let bar = if children.is_empty() { "" } else { "│" };
             for excerpt in &entry.excerpts {
-                text.push_str(&self.excerpt(&below, excerpt));
+                text.push_str(&self.excerpt(&format!("{indent}{bar}"), excerpt));
             }
-            self.draw_below(process, Some(*index), children, &below, text);
+            let pid = match entry.kind {
+                // What a program did is its own process' doing; what it started is told as its caller's.
+                Kind::Run(own) => own,
+                _ => process.pid,
+            };
+            self.draw(children, &more, forest, &indent, pid, text);
+        }
+        for (position, line) in more.iter().enumerate() {
+            let branch = if position + 1 == more.len() { "└─" } else { "├─" };
+            text.push_str(&self.terminal.paint(&format!("{indent}{branch} {line}"), Colour::Dim));
+            text.push('\n');
         }
     }
 
@@ -207,13 +316,16 @@ impl Tree {
 
     /// Such as `2 calls, 103 → 61 tokens, 0 errors, 0 bytes lost`, with a newline.
     fn totals_line(&self, losses: Losses) -> String {
-        let Totals { calls, input_tokens, output_tokens, errors, truncated, .. } = self.totals;
+        let Totals { turns, calls, tools, runs, input_tokens, output_tokens, errors, truncated, .. } =
+            self.totals;
         let red = |bad: bool, text: String| if bad { self.terminal.paint(&text, Colour::Red) } else { text };
-        let mut parts = vec![
-            plural(calls, "call"),
-            format!("{} → {} tokens", grouped(input_tokens), grouped(output_tokens)),
-            red(errors > 0, plural(errors, "error")),
-        ];
+        let mut parts = Vec::new();
+        parts.extend((turns > 0).then(|| plural(turns, "turn")));
+        parts.push(plural(calls, "call"));
+        parts.extend((tools > 0).then(|| plural(tools, "tool call")));
+        parts.extend((runs > 0).then(|| processes(runs)));
+        parts.push(format!("{} → {} tokens", grouped(input_tokens), grouped(output_tokens)));
+        parts.push(red(errors > 0, plural(errors, "error")));
         if truncated > 0 {
             parts.push(red(true, format!("{} truncated", grouped(truncated))));
         }
@@ -280,14 +392,34 @@ fn json_attributes(attributes: &Attributes) -> Json {
         .into()
 }
 
+impl Kind {
+    fn of(span: &Span) -> Kind {
+        let attributes = &span.attributes;
+        if attribute(attributes, spans::CAUSE).is_some() {
+            return Kind::Run(int(attributes, "process.pid"));
+        }
+        if attribute(attributes, "process.exit.code").is_some() {
+            return Kind::Root;
+        }
+        match text(attributes, "gen_ai.operation.name") {
+            Some("invoke_agent") => Kind::Turn,
+            Some("execute_tool") => Kind::Tool,
+            _ => Kind::Call,
+        }
+    }
+}
+
 impl Line {
     /// Name, time, tokens, and what went wrong.
-    fn of(span: &Span) -> Self {
+    fn of(kind: Kind, span: &Span) -> Self {
         /// Columns that one captured word may take.
         const WORD: usize = 60;
         let attributes = &span.attributes;
-        let mut pieces =
-            vec![(harmless(&span.name, WORD), Some(Colour::Bold)), (time(span.end - span.start), None)];
+        let took = (time(span.end - span.start), None);
+        if let Kind::Run(_) = kind {
+            return Self::of_run(span, took);
+        }
+        let mut pieces = vec![(harmless(&span.name, WORD), Some(Colour::Bold)), took];
         if let Some(seconds) = double(attributes, "gen_ai.response.time_to_first_chunk") {
             let first = Duration::try_from_secs_f64(seconds).unwrap_or_default();
             pieces.push((format!("first chunk {}", time(first)), None));
@@ -304,11 +436,41 @@ impl Line {
             let kind = text(attributes, "error.type").unwrap_or("unknown");
             pieces.push((format!("error {}", harmless(kind, WORD)), Some(Colour::Red)));
         }
+        match text(attributes, spans::TURN_END) {
+            None | Some("answered") => {}
+            Some("process_exit") => pieces.push(("no answer".into(), Some(Colour::Yellow))),
+            Some(why) => pieces.push((format!("no answer ({})", harmless(why, WORD)), Some(Colour::Yellow))),
+        }
+        if attribute(attributes, spans::TOOL_END).is_some() {
+            pieces.push(("no result".into(), Some(Colour::Yellow)));
+        }
         if truth(attributes, "agentsight.response.incomplete") {
             pieces.push(("incomplete".into(), Some(Colour::Yellow)));
         }
         if truth(attributes, "agentsight.capture.truncated") {
             pieces.push(("truncated".into(), Some(Colour::Yellow)));
+        }
+        Self(pieces)
+    }
+
+    /// The command line as far as it is told, else the program's name; and how it ended.
+    fn of_run(span: &Span, took: (String, Option<Colour>)) -> Self {
+        /// Columns of a command line.
+        const COMMAND: usize = 80;
+        let attributes = &span.attributes;
+        let words: Vec<&str> = texts(attributes, "process.command_args").map(Cow::as_ref).collect();
+        let command = if words.is_empty() { span.name.clone() } else { words.join(" ") };
+        let mut pieces = vec![(format!("$ {}", harmless(&command, COMMAND)), None), took];
+        match (int(attributes, spans::SIGNAL), int(attributes, "process.exit.code")) {
+            (Some(signal), _) => pieces.push((format!("signal {signal}"), Some(Colour::Red))),
+            (None, Some(0) | None) => {}
+            (None, Some(code)) => pieces.push((format!("exit code {code}"), Some(Colour::Red))),
+        }
+        if truth(attributes, spans::RUNNING) {
+            pieces.push(("still running".into(), Some(Colour::Yellow)));
+        }
+        if text(attributes, spans::CAUSE) == Some("ambiguous") {
+            pieces.push(("of which tool is not known".into(), Some(Colour::Yellow)));
         }
         Self(pieces)
     }
@@ -338,10 +500,25 @@ impl Line {
 }
 
 impl Totals {
-    fn add(&mut self, span: &Span) {
+    fn add(&mut self, kind: Kind, span: &Span) {
+        match kind {
+            Kind::Call => {
+                self.calls += u64::from(attribute(&span.attributes, "gen_ai.operation.name").is_some());
+            }
+            Kind::Turn => self.turns += 1,
+            Kind::Tool => self.tools += 1,
+            Kind::Run(_) => self.runs += 1,
+            Kind::Root => {}
+        }
+        // What a program's exit code means, it knows itself; a turn's sums are those of its calls.
+        if matches!(kind, Kind::Tool) {
+            self.errors += u64::from(matches!(span.status, Status::Error(_)));
+        }
+        if kind != Kind::Call {
+            return;
+        }
         let attributes = &span.attributes;
         let count = |key| int(attributes, key).and_then(|count| u64::try_from(count).ok()).unwrap_or(0);
-        self.calls += u64::from(attribute(attributes, "gen_ai.operation.name").is_some());
         self.input_tokens = self.input_tokens.saturating_add(count("gen_ai.usage.input_tokens"));
         self.output_tokens = self.output_tokens.saturating_add(count("gen_ai.usage.output_tokens"));
         self.errors += u64::from(matches!(span.status, Status::Error(_)));
@@ -407,17 +584,28 @@ fn excerpts(attributes: &Attributes) -> Vec<String> {
     let question = text(attributes, "gen_ai.input.messages").and_then(message_excerpt);
     let answer = text(attributes, "gen_ai.output.messages").and_then(message_excerpt);
     let mut lines = Vec::new();
+    // A tool call's, and how it was answered.
+    let told = |key| {
+        let json = text(attributes, key)?;
+        // A text without the quotes and escapes of JSON.
+        let plain = (json.len() <= MAX_PARSED).then(|| serde_json::from_str::<String>(json).ok()).flatten();
+        Some(harmless(plain.as_deref().unwrap_or(json), EXCERPT)).filter(|text| !text.is_empty())
+    };
+    lines.extend(told("gen_ai.tool.call.arguments"));
+    lines.extend(told("gen_ai.tool.call.result").map(|result| format!("→ {result}")));
     lines.extend(question.map(|(role, text)| format!("{role}: {text}")));
     lines.extend(answer.map(|(_, text)| format!("→ {text}")));
     lines
 }
 
+/// Columns of an excerpt that are kept.
+const EXCERPT: usize = 200;
+
+/// Above it an excerpt is not worth the parsing.
+const MAX_PARSED: usize = 4 << 20;
+
 /// Role and beginning of the last message that says something.
 fn message_excerpt(messages: &str) -> Option<(String, String)> {
-    /// Above it the excerpt is not worth the parsing.
-    const MAX_PARSED: usize = 4 << 20;
-    /// Columns that are kept.
-    const EXCERPT: usize = 200;
     if messages.len() > MAX_PARSED {
         return None;
     }
@@ -493,6 +681,11 @@ fn time(time: Duration) -> String {
         seconds if seconds < 100.0 => format!("{seconds:.2} s"),
         _ => format!("{} min {} s", time.as_secs() / 60, time.as_secs() % 60),
     }
+}
+
+/// Such as `1 process`, `2 processes`.
+fn processes(count: u64) -> String {
+    format!("{} process{}", grouped(count), if count == 1 { "" } else { "es" })
 }
 
 /// Such as `1 call`, `2 calls`.
@@ -652,6 +845,104 @@ python3 demo_agent.py (pid 4711)
             Tree::new(Terminal::PLAIN).finish(Losses::default()),
             "0 calls, 0 → 0 tokens, 0 errors, 0 bytes lost\n"
         );
+    }
+
+    fn span_of(id: u8, name: &str, start: f64, seconds: f64, attributes: &[(&'static str, &str)]) -> Call {
+        let mut made = call(id, start, seconds);
+        made.span.name = name.to_owned();
+        made.span.attributes.clear();
+        attributes.iter().fold(made, |made, (key, value)| made.with_text(key, value))
+    }
+
+    fn turn(id: u8, start: f64, seconds: f64) -> Call {
+        span_of(id, "invoke_agent", start, seconds, &[("gen_ai.operation.name", "invoke_agent")])
+            .with_text(spans::TURN_END, "answered")
+    }
+
+    fn tool(id: u8, name: &str, start: f64, seconds: f64) -> Call {
+        let operation = [("gen_ai.operation.name", "execute_tool")];
+        span_of(id, &format!("execute_tool {name}"), start, seconds, &operation)
+    }
+
+    fn program_run(id: u8, name: &str, pid: i64, start: f64, seconds: f64) -> Call {
+        span_of(id, name, start, seconds, &[(spans::CAUSE, "command")]).with("process.pid", Value::Int(pid))
+    }
+
+    fn root(id: u8, resource: &Arc<Resource>, code: i64) -> Call {
+        let root = span_of(id, "root", 0.0, 9.0, &[]).of(resource);
+        root.with("process.exit.code", Value::Int(code))
+    }
+
+    #[test]
+    fn turns_hold_calls_and_tools_and_these_what_they_ran_whichever_process_did_it() {
+        let shell = process(&["sh", "-c", "agent"], 7);
+        let agent = demo();
+        let (live, whole) = drawn(
+            Terminal::PLAIN,
+            vec![
+                call(3, 1.0, 1.0).below(2).tokens(52, 17).finish("tool_calls"),
+                program_run(6, "cat", 13, 2.2, 0.1).below(5).with("process.exit.code", Value::Int(1)),
+                program_run(5, "sh", 12, 2.1, 0.4).below(4).with(
+                    "process.command_args",
+                    Value::Strs(vec!["sh".into(), "-c".into(), "cat x; true".into()]),
+                ),
+                program_run(8, "serve", 14, 2.3, 6.0).below(2).with(spans::RUNNING, Value::Bool(true)),
+                tool(4, "bash", 2.0, 1.0)
+                    .below(2)
+                    .with_text("gen_ai.tool.call.arguments", r#"{"command":"cat x; true"}"#)
+                    .with_text("gen_ai.tool.call.result", r#""x""#),
+                call(7, 3.0, 0.5).below(2).tokens(51, 44).finish("stop"),
+                turn(2, 1.0, 3.0).below(10),
+                program_run(10, "python3", 4711, 0.1, 8.0).below(1).of(&shell),
+                root(1, &shell, 0),
+            ],
+        );
+        assert!(agent.attributes.contains(&("process.pid".into(), Value::Int(4711))));
+        assert_eq!(
+            live,
+            "\
+● chat gpt-4o-mini  1.00 s  52 → 17 tokens  finish tool_calls  [python3 (pid 4711)]
+● execute_tool bash  1.00 s  [python3 (pid 4711)]
+    {\"command\":\"cat x; true\"}
+    → x
+● chat gpt-4o-mini  0.50 s  51 → 44 tokens  finish stop  [python3 (pid 4711)]
+● invoke_agent  3.00 s  [python3 (pid 4711)]
+"
+        );
+        assert_eq!(
+            whole,
+            "\
+sh -c agent (pid 7)  9.00 s
+└─ $ python3  8.00 s
+   └─ invoke_agent  3.00 s
+      ├─ chat gpt-4o-mini  1.00 s  52 → 17 tokens  finish tool_calls
+      ├─ execute_tool bash  1.00 s
+      │  │  {\"command\":\"cat x; true\"}
+      │  │  → x
+      │  └─ $ sh -c cat x; true  0.40 s
+      │     └─ $ cat  0.10 s  exit code 1
+      ├─ $ serve  6.00 s  still running
+      └─ chat gpt-4o-mini  0.50 s  51 → 44 tokens  finish stop
+1 turn, 2 calls, 1 tool call, 4 processes, 103 → 61 tokens, 0 errors, 0 bytes lost
+"
+        );
+    }
+
+    #[test]
+    fn of_many_programs_the_first_are_drawn_and_the_rest_is_counted() {
+        let mut tree = Tree::new(Terminal::PLAIN);
+        for pid in 0..1_000 {
+            tree.add(&program_run((pid % 200) as u8 + 20, "cc", pid, 1.5, 0.1).below(3).item());
+        }
+        for orphan in 0..5 {
+            tree.add(&program_run(230 + orphan, "ld", 7, 1.5, 0.1).below(250).item());
+        }
+        tree.add(&tool(3, "bash", 1.0, 1.0).below(2).item());
+        tree.add(&turn(2, 1.0, 2.0).item());
+        let whole = tree.finish(Losses::default());
+        assert_eq!(whole.matches("$ cc").count(), 12, "{whole}");
+        assert!(whole.contains("│     └─ … and 988 processes more\n"), "{whole}");
+        assert!(whole.contains("└─ … and 5 spans more\n") && !whole.contains("ld"), "{whole}");
     }
 
     #[test]

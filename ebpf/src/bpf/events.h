@@ -64,12 +64,17 @@ struct process_fork {
 };
 
 #define FILENAME_SIZE 256
+#define ARGUMENTS_SIZE 4096 /* commands are below it; files and prompts that stand in arguments need not be whole */
 
+/* Arguments may hold prompts: they are content. */
 struct process_exec {
 	struct event_header header;
 	u32 parent;
-	u32 length; /* of filename, without NUL */
+	u32 length;		/* of filename, without NUL */
 	char filename[FILENAME_SIZE];
+	u32 arguments_length;	/* bytes that follow here */
+	u32 arguments_size;	/* of all arguments, a NUL behind each: larger where they were cut */
+	char arguments[];
 };
 
 struct process_exit {
@@ -144,7 +149,7 @@ SIZE_IS(event_header, 24);
 SIZE_IS(tls_data, 72);
 SIZE_IS(tls_closed, 64);
 SIZE_IS(process_fork, 32);
-SIZE_IS(process_exec, 288);
+SIZE_IS(process_exec, 296);
 SIZE_IS(process_exit, 32);
 SIZE_IS(counters, 88);
 SIZE_IS(control, 32);

@@ -60,6 +60,10 @@ struct signal_struct {
 	int group_exit_code;
 } CORE;
 
+struct mm_struct {
+	unsigned long arg_start, arg_end; /* what /proc/PID/cmdline shows */
+} CORE;
+
 struct task_struct {
 	int pid;
 	int tgid;
@@ -68,6 +72,7 @@ struct task_struct {
 	struct task_struct *group_leader;
 	struct task_struct *real_parent;
 	struct signal_struct *signal;
+	struct mm_struct *mm;
 	struct css_set *cgroups;
 } CORE;
 

@@ -58,8 +58,20 @@ pub struct Models {
     settings: Arc<Settings>,
     scheme: Scheme,
     key: FingerprintKey,
-    asked: Option<Arc<Mutex<Vec<Asked>>>>,
+    mailbox: Option<Mailbox>,
     exchanges: u64,
+}
+
+/// Where lies what is known of exchanges before they are over; whoever drives the connection takes it away.
+pub type Mailbox = Arc<Mutex<Vec<Heard>>>;
+
+/// What is known of an exchange before it is over.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Heard {
+    /// The request is complete.
+    Asked(Box<Asked>),
+    /// Of an exchange whose request was complete: it is no call after all. By [`Links::exchange`].
+    NoCall(u64),
 }
 
 /// A request that is complete, while its response is not: what it is joined by, before the call is there.
@@ -131,7 +143,18 @@ pub struct UnknownEndpoint {
 impl Models {
     /// Reads calls by these settings.
     pub fn new(settings: Arc<Settings>) -> Models {
-        Models { settings, scheme: Scheme::Https, key: FingerprintKey::default(), asked: None, exchanges: 0 }
+        Models {
+            settings,
+            scheme: Scheme::Https,
+            key: FingerprintKey::default(),
+            mailbox: None,
+            exchanges: 0,
+        }
+    }
+
+    /// Reads calls by these settings from the next request on.
+    pub fn set_settings(&mut self, settings: Arc<Settings>) {
+        self.settings = settings;
     }
 
     /// What carried the bytes: it tells the port where a request names none.
@@ -144,9 +167,9 @@ impl Models {
         Models { key, ..self }
     }
 
-    /// Puts each request there as soon as it is complete; whoever drives the connection takes it away.
-    pub fn with_asked(self, asked: Arc<Mutex<Vec<Asked>>>) -> Models {
-        Models { asked: Some(asked), ..self }
+    /// Puts each request there as soon as it is complete.
+    pub fn with_mailbox(self, mailbox: Mailbox) -> Models {
+        Models { mailbox: Some(mailbox), ..self }
     }
 }
 
@@ -480,7 +503,7 @@ struct CallReader {
     request: json::Reader,
     history: History,
     exchange: u64,
-    asked: Option<Arc<Mutex<Vec<Asked>>>>,
+    mailbox: Option<Mailbox>,
     request_ended: bool,
     request_lost: bool,
     status: Option<u16>,
@@ -562,7 +585,7 @@ impl CallReader {
                 &head.headers,
             ))),
             exchange: models.exchanges,
-            asked: models.asked.clone(),
+            mailbox: models.mailbox.clone(),
             request_ended: false,
             request_lost: false,
             status: None,
@@ -587,10 +610,11 @@ impl CallReader {
     fn request_end(&mut self) {
         self.request_ended = true;
         let links = self.links();
-        if let Some(asked) = &self.asked
-            && let Ok(mut asked) = asked.lock()
+        if let Some(mailbox) = &self.mailbox
+            && let Ok(mut mailbox) = mailbox.lock()
         {
-            asked.push(Asked { start: self.start, parent: self.parent.clone(), links: links.clone() });
+            let (start, parent) = (self.start, self.parent.clone());
+            mailbox.push(Heard::Asked(Box::new(Asked { start, parent, links: links.clone() })));
         }
         self.history = History::Read(Box::new(links));
     }
@@ -685,7 +709,19 @@ impl CallReader {
         if self.answer.done { Progress::Complete } else { Progress::More }
     }
 
-    fn finish(mut self, at: Timestamp, end: End) -> Option<Found> {
+    fn finish(self, at: Timestamp, end: End) -> Option<Found> {
+        let mailbox = self.mailbox.clone().filter(|_| self.request_ended);
+        let exchange = self.exchange;
+        let found = self.outcome(at, end);
+        if let (None | Some(Found::Unknown(_)), Some(mailbox)) = (&found, mailbox)
+            && let Ok(mut mailbox) = mailbox.lock()
+        {
+            mailbox.push(Heard::NoCall(exchange));
+        }
+        found
+    }
+
+    fn outcome(mut self, at: Timestamp, end: End) -> Option<Found> {
         let mut links = self.links();
         let mut answer = self.answer;
         let mut whole = None;

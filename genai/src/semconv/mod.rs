@@ -18,6 +18,7 @@ mod messages;
 mod names;
 
 pub use names::operation as operation_name;
+pub use names::{AgentNames, agent as agent_names};
 
 use crate::call::{Call, LATENCY_BOUNDS, Operation, Outcome};
 use crate::content;

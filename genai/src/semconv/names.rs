@@ -16,6 +16,7 @@ pub(super) struct Names {
     pub(super) time_to_first_chunk: Metric,
     pub(super) time_per_output_chunk: Metric,
     pub(super) tokens: Tokens,
+    pub(super) agent: AgentNames,
 }
 
 /// How token counts are measured.
@@ -24,6 +25,20 @@ pub(super) enum Tokens {
     ByType(Metric),
     /// A metric for each kind.
     ByMetric(&'static TokenMetrics),
+}
+
+/// What the vintages tell differently of agents' turns and tools.
+#[derive(Clone, Copy, Debug)]
+pub struct AgentNames {
+    /// A turn has `gen_ai.provider.name`: required in the one, gone from the other.
+    pub provider_of_turn: bool,
+    /// A tool call has `gen_ai.conversation.id`.
+    pub conversation_of_tool: bool,
+}
+
+/// What a vintage tells of agents' turns and tools.
+pub fn agent(vintage: Vintage) -> AgentNames {
+    of(vintage).agent
 }
 
 pub(super) struct TokenMetrics {
@@ -66,6 +81,7 @@ const V1_41: Names = Names {
         "gen_ai.client.token.usage",
         "Tokens of the input and of the output of calls.",
     )),
+    agent: AgentNames { provider_of_turn: true, conversation_of_tool: false },
 };
 
 const LATEST: Names = Names {
@@ -107,6 +123,7 @@ const LATEST: Names = Names {
             "Output tokens of one call.",
         ),
     }),
+    agent: AgentNames { provider_of_turn: false, conversation_of_tool: true },
 };
 
 /// The bounds that the conventions advise for tokens: powers of four.

@@ -22,14 +22,20 @@ impl Batch {
         Batch { bytes: Vec::with_capacity(bytes) }
     }
 
-    /// Adds a record as it stands in the ring; of one with plaintext, only as much as is filled.
+    /// Adds a record as it stands in the ring; of one that has room for more, only as much as is filled.
     pub fn push(&mut self, record: &[u8]) {
-        let filled = match TlsData::read(record) {
-            Some((data, _)) if data.header.kind == kind::TLS_DATA => {
-                size_of::<TlsData>().saturating_add(data.length as usize).min(record.len())
+        let kind = EventHeader::read(record).map(|(header, _)| header.kind);
+        let filled = match kind {
+            Some(kind::TLS_DATA) => {
+                TlsData::read(record).map(|(data, _)| (size_of::<TlsData>(), data.length))
             }
-            _ => record.len(),
+            Some(kind::EXEC) => {
+                ProcessExec::read(record).map(|(exec, _)| (size_of::<ProcessExec>(), exec.arguments_length))
+            }
+            _ => None,
         };
+        let filled =
+            filled.map_or(record.len(), |(head, more)| head.saturating_add(more as usize).min(record.len()));
         self.bytes.extend_from_slice(&u32::try_from(filled).unwrap_or(0).to_le_bytes());
         self.bytes.extend_from_slice(&record[..filled]);
     }
@@ -129,6 +135,10 @@ pub enum What<'a> {
         parent: u32,
         /// The path given to exec; bytes, and cut at 255.
         filename: &'a [u8],
+        /// Its arguments, a NUL behind each; at most 4 KiB of them. They may hold a prompt: content.
+        arguments: &'a [u8],
+        /// There are more arguments, or more of the last one.
+        cut: bool,
     },
     /// The process runs in a container: in a selected cgroup, or below one.
     Container {
@@ -176,11 +186,16 @@ impl<'a> Event<'a> {
             }
             kind::FORK => What::Fork { parent: ProcessFork::read(record)?.0.parent },
             kind::EXEC => {
-                let (event, _) = ProcessExec::read(record)?;
+                let (event, arguments) = ProcessExec::read(record)?;
                 let length = (event.length as usize).min(event.filename.len());
                 // The copy in `event` would not live long enough: the name stands in the record at the same place.
-                let start = size_of::<ProcessExec>() - event.filename.len();
-                What::Exec { parent: event.parent, filename: record.get(start..start + length)? }
+                let start = std::mem::offset_of!(ProcessExec, filename);
+                What::Exec {
+                    parent: event.parent,
+                    filename: record.get(start..start + length)?,
+                    arguments: arguments.get(..event.arguments_length as usize)?,
+                    cut: event.arguments_size > event.arguments_length,
+                }
             }
             kind::CONTAINER => What::Container { cgroup: ProcessContainer::read(record)?.0.cgroup },
             kind::EXIT => What::Exit { status: ProcessExit::read(record)?.0.code },
@@ -225,10 +240,24 @@ pub(crate) mod fixtures {
     }
 
     pub(crate) fn exec(tgid: u32, time: u64, path: &str) -> Vec<u8> {
+        exec_with(tgid, time, path, &[])
+    }
+
+    /// `arguments`: with that of the program itself.
+    pub(crate) fn exec_with(tgid: u32, time: u64, path: &str, arguments: &[&str]) -> Vec<u8> {
         let mut name = [0u8; 256];
         name[..path.len()].copy_from_slice(path.as_bytes());
         let sizes = [3, u32::try_from(path.len()).unwrap()].map(u32::to_ne_bytes).concat();
-        [&header(kind::EXEC, tgid, time), &sizes, &name[..]].concat()
+        let mut told: Vec<u8> = arguments.iter().flat_map(|text| [text.as_bytes(), b"\0"].concat()).collect();
+        let all = u32::try_from(told.len()).unwrap();
+        told.truncate(4096);
+        let lengths = [u32::try_from(told.len()).unwrap(), all].map(u32::to_ne_bytes).concat();
+        let room = [0xee; 20]; // as the ring's size classes leave it
+        [&header(kind::EXEC, tgid, time), &sizes, &name[..], &lengths, &told, &room[..]].concat()
+    }
+
+    pub(crate) fn fork(tgid: u32, time: u64, parent: u32) -> Vec<u8> {
+        [&header(kind::FORK, tgid, time)[..], &parent.to_ne_bytes(), &[0; 4]].concat()
     }
 
     pub(crate) fn container(tgid: u32, time: u64, cgroup: u64) -> Vec<u8> {
@@ -242,7 +271,7 @@ pub(crate) mod fixtures {
 
 #[cfg(test)]
 mod tests {
-    use super::fixtures::{data, exec, header};
+    use super::fixtures::{data, exec, exec_with, header};
     use super::*;
 
     #[test]
@@ -269,9 +298,25 @@ mod tests {
     }
 
     #[test]
+    fn arguments_are_those_that_are_filled_and_a_cut_is_told() {
+        let mut batch = Batch::default();
+        batch.push(&exec_with(7, 100, "/bin/tr", &["tr", "a b", ""]));
+        batch.push(&exec_with(7, 100, "/bin/tr", &["tr", &"x".repeat(5000)]));
+        let told: Vec<_> = batch
+            .events()
+            .map(|event| match event.what {
+                What::Exec { arguments, cut, .. } => (arguments.len(), cut),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(told, [("tr\0a b\0\0".len(), false), (4096, true)]);
+    }
+
+    #[test]
     fn the_name_of_a_program_ends_where_its_length_says() {
         let mut batch = Batch::default();
         batch.push(&exec(7, 100, "/bin/tr"));
-        assert_eq!(batch.events().next().unwrap().what, What::Exec { parent: 3, filename: b"/bin/tr" });
+        let expected = What::Exec { parent: 3, filename: b"/bin/tr", arguments: b"", cut: false };
+        assert_eq!(batch.events().next().unwrap().what, expected);
     }
 }

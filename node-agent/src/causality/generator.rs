@@ -129,7 +129,8 @@ impl Session {
         for process in 1..=3 {
             self.world.exit(pid(process));
         }
-        self.world.causality.finish();
+        let now = self.world.tick();
+        self.world.causality.finish(now);
         let counters = self.world.causality.counters();
         (self.truth, self.world.causality.take(), counters)
     }

@@ -14,7 +14,9 @@
 //! - A process is the tool's if the tool's command stands in its arguments; else if there is no other tool that it can
 //!   belong to, and the tool has no command that would have to stand there. Two that are alike are not told apart: the
 //!   process hangs on the turn, and says so ([`Cause::Ambiguous`]).
-//! - What a process starts is below the process.
+//! - What a process starts is below the process, also when the process has ended before.
+//! - A call hangs on the span that its request names (`traceparent`), else on its turn; a turn on the span that its first
+//!   request names.
 
 pub mod command;
 mod processes;
@@ -26,7 +28,7 @@ mod generator;
 #[cfg(test)]
 mod tests;
 
-pub use processes::{Cause, Program, Run};
+pub use processes::{Cause, Exit, Program, Run};
 pub use turns::{Ended, Tool, ToolEnd, Turn};
 
 use crate::capture::events::ProcessId;
@@ -45,19 +47,21 @@ use turns::Turns;
 pub struct Limits {
     /// Turns under way.
     pub turns: usize,
-    /// Bytes of arguments of tools, and of programs.
+    /// Bytes of arguments of tools, and of programs: half of them each.
     pub bytes: usize,
     /// Processes.
     pub processes: usize,
-    /// After how long without a sign a turn is given up, ns.
+    /// After how long without a sign a turn is given up, ns. A call that is under way is a sign.
     pub idle: u64,
+    /// After how long a turn is told in any case, ns.
+    pub age: u64,
 }
 
 impl Default for Limits {
     fn default() -> Limits {
         // An agent that waits for its user ends its turn before; only a tool may run that long.
         const HOUR: u64 = 3_600_000_000_000;
-        Limits { turns: 4096, bytes: 32 << 20, processes: 65_536, idle: HOUR }
+        Limits { turns: 4096, bytes: 32 << 20, processes: 65_536, idle: HOUR, age: 24 * HOUR }
     }
 }
 
@@ -76,8 +80,12 @@ pub struct Causality {
 pub struct Counters {
     /// Turns that began.
     pub turns: u64,
+    /// Tool calls that are told.
+    pub tools: u64,
     /// Requests that continue more than one conversation alike, and so none.
     pub ambiguous_requests: u64,
+    /// Requests that were not joined, since too many are under way.
+    pub unjoined_requests: u64,
     /// Processes by what they hang on: see [`Cause`], in its order.
     pub processes: [u64; 5],
     /// Turns that were given up for want of memory.
@@ -89,8 +97,10 @@ pub struct Counters {
 /// A span that is finished.
 #[derive(Debug)]
 pub struct Finished {
-    /// Whose it is.
+    /// The process that it is about.
     pub process: ProcessId,
+    /// Who did it: the agent, whose span it is. Of a program's run that is the caller, as the conventions have it.
+    pub owner: ProcessId,
     /// Its trace and its own id.
     pub place: Place,
     /// What it is.
@@ -138,15 +148,15 @@ pub struct ExchangeId {
 }
 
 impl Causality {
-    /// `seed`: random, for ids; `key`: that of the calls' fingerprints.
-    pub fn new(limits: Limits, seed: [u8; 32], key: FingerprintKey) -> Causality {
+    /// `seed`: random, for ids; `key`: that of the calls' fingerprints; `counters`: what was counted before.
+    pub fn new(limits: Limits, seed: [u8; 32], key: FingerprintKey, counters: Counters) -> Causality {
         Causality {
             ids: Ids(StdRng::from_seed(seed)),
             limits,
             turns: Turns::new(key),
             processes: Processes::default(),
             finished: Vec::new(),
-            counters: Counters::default(),
+            counters,
         }
     }
 
@@ -155,9 +165,15 @@ impl Causality {
         self.processes.root(process, context);
     }
 
+    /// Who may be joined with whom: only processes of one scope, such as a container. Children inherit it.
+    pub fn scope(&mut self, process: ProcessId, scope: u64) {
+        self.processes.set_scope(process, scope);
+    }
+
     /// A process was made.
-    pub fn fork(&mut self, child: ProcessId, parent: ProcessId, scope: u64) {
-        self.processes.fork(child, parent, scope);
+    pub fn fork(&mut self, child: ProcessId, parent: ProcessId) {
+        self.processes.fork(child, parent);
+        self.bound();
     }
 
     /// A process runs another program. `parent`: where the fork was not seen.
@@ -170,10 +186,10 @@ impl Causality {
     }
 
     /// A process ended; its calls ended before.
-    pub fn exit(&mut self, process: ProcessId, at: Timestamp, code: i64) {
+    pub fn exit(&mut self, process: ProcessId, at: Timestamp, exit: Exit) {
         self.end_turns_of(process, at, Ended::Process);
-        if let Some(finished) = self.processes.exit(process, at, code, &mut self.turns) {
-            self.finish_run(finished);
+        if let Some(finished) = self.processes.exit(process, at, exit) {
+            self.finished.push(finished);
         }
     }
 
@@ -199,7 +215,7 @@ impl Causality {
         }
         let Causality { ids, turns, processes, .. } = self;
         let (place, turn, tools) = turns.call(id, call, processes, ids);
-        self.finished.extend(tools);
+        self.tell(tools);
         if let Some((turn, answered)) = turn {
             self.settle_waiting(turn);
             if answered {
@@ -209,9 +225,26 @@ impl Causality {
         place
     }
 
+    /// What was asked is no call after all.
+    pub fn no_call(&mut self, id: ExchangeId) {
+        if let Some(turn) = self.turns.no_call(id) {
+            self.end_turn(turn, None, Ended::Answered);
+        }
+    }
+
     /// A connection ended; what was asked on it and did not become a call never will.
     pub fn closed(&mut self, process: ProcessId, connection: u64) {
         self.turns.closed(process, connection);
+    }
+
+    /// Whether spans are still to come that a process did.
+    pub fn owns(&self, process: ProcessId) -> bool {
+        self.processes.owns(process) || self.turns.has_turns(process)
+    }
+
+    /// The span of a process, or of the nearest one above it that has one.
+    pub fn nearest(&self, process: ProcessId) -> Option<SpanContext> {
+        self.processes.nearest(process)
     }
 
     /// The span that an event of a process belongs to. `said`: what of the event may stand in a tool's arguments, such
@@ -225,13 +258,27 @@ impl Causality {
         for turn in self.turns.idle_since(now.0.saturating_sub(self.limits.idle)) {
             self.end_turn(turn, None, Ended::Idle);
         }
+        for turn in self.turns.begun_before(now.0.saturating_sub(self.limits.age)) {
+            self.end_turn(turn, Some(now), Ended::Overlong);
+        }
     }
 
-    /// Nothing more will come.
-    pub fn finish(&mut self) {
-        for turn in self.turns.idle_since(u64::MAX) {
+    /// Nothing more will come: what is under way is told as it stands.
+    pub fn finish(&mut self, now: Timestamp) {
+        for turn in self.turns.begun_before(u64::MAX) {
             self.end_turn(turn, None, Ended::Tracing);
         }
+        self.finished.extend(self.processes.finish(now));
+    }
+
+    /// Turns that are under way.
+    pub fn open_turns(&self) -> usize {
+        self.turns.len()
+    }
+
+    /// Bytes that are held, about.
+    pub fn memory(&self) -> usize {
+        self.turns.memory() + self.processes.memory()
     }
 
     /// What is finished since the last time.
@@ -252,7 +299,14 @@ impl Causality {
 
     fn end_turn(&mut self, turn: SpanId, at: Option<Timestamp>, ended: Ended) {
         self.settle_waiting(turn);
-        self.finished.extend(self.turns.end(turn, at, ended));
+        let finished = self.turns.end(turn, at, ended);
+        self.tell(finished);
+    }
+
+    fn tell(&mut self, finished: Vec<Finished>) {
+        let tools = finished.iter().filter(|finished| matches!(finished.what, What::Tool(_))).count();
+        self.counters.tools += tools as u64;
+        self.finished.extend(finished);
     }
 
     /// Decides on the processes that started, or even ended, before it was known what tools a response asks for.
@@ -261,24 +315,19 @@ impl Causality {
         for process in waiting {
             let Causality { turns, processes, counters, .. } = self;
             if let Some(finished) = processes.settle(process, turn, turns, counters) {
-                self.finish_run(finished);
+                self.finished.push(finished);
             }
         }
     }
 
-    fn finish_run(&mut self, finished: Finished) {
-        self.finished.push(finished);
-    }
-
     fn bound(&mut self) {
-        while self.turns.len() > self.limits.turns
-            || (self.turns.len() > 1 && self.turns.memory() + self.processes.memory() > self.limits.bytes)
-        {
+        let half = self.limits.bytes / 2;
+        while self.turns.len() > self.limits.turns || (self.turns.len() > 1 && self.turns.memory() > half) {
             let Some(oldest) = self.turns.oldest() else { break };
             self.counters.evicted_turns += 1;
             self.end_turn(oldest, None, Ended::Evicted);
         }
-        self.counters.evicted_processes += self.processes.bound(self.limits.processes, self.limits.bytes);
+        self.counters.evicted_processes += self.processes.bound(self.limits.processes, half);
     }
 }
 

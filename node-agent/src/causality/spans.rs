@@ -1,7 +1,8 @@
 //! Turns, tool calls and runs of programs in the words of OpenTelemetry's conventions.
 
 use super::{Finished, Run, Tool, ToolEnd, Turn, What};
-use agentsight_genai::semconv::Options;
+use agentsight_genai::content;
+use agentsight_genai::semconv::{self, Options};
 use agentsight_genai::telemetry::{Attributes, Span, SpanKind, Status, Value};
 use agentsight_genai::time::Timestamp;
 use serde_json::Value as Json;
@@ -12,22 +13,28 @@ pub const TURN_END: &str = "agentsight.turn.end";
 pub const TOOL_END: &str = "agentsight.tool.end";
 /// Why a process hangs where it hangs.
 pub const CAUSE: &str = "agentsight.process.cause";
+/// The signal that ended a process.
+pub const SIGNAL: &str = "agentsight.process.exit.signal";
+/// Set to true on a process that went on when the tracing ended.
+pub const RUNNING: &str = "agentsight.process.running";
 
 /// The span of something that is finished. What a tool is called with and gives, and a program's arguments, are on it
 /// only where content is asked for.
 pub fn span(finished: &Finished, options: &Options) -> Span {
     match &finished.what {
-        What::Turn(turn) => of_turn(turn),
+        What::Turn(turn) => of_turn(turn, options),
         What::Tool(tool) => of_tool(tool, options),
         What::Run(run) => of_run(run, finished.process.tgid, options),
     }
 }
 
-fn of_turn(turn: &Turn) -> Span {
-    let mut attributes = vec![
-        text("gen_ai.operation.name", "invoke_agent"),
-        text("gen_ai.provider.name", if turn.provider.is_empty() { "unknown" } else { turn.provider }),
-    ];
+fn of_turn(turn: &Turn, options: &Options) -> Span {
+    let mut attributes = vec![text("gen_ai.operation.name", "invoke_agent")];
+    if semconv::agent_names(options.vintage).provider_of_turn {
+        // One of which no call has ended is evicted, or its process is gone.
+        let provider = if turn.provider.is_empty() { "_OTHER" } else { turn.provider };
+        attributes.push(text("gen_ai.provider.name", provider));
+    }
     attributes.extend(turn.agent.map(|agent| text("gen_ai.agent.name", agent)));
     attributes.extend(turn.conversation.as_ref().map(|id| text("gen_ai.conversation.id", id)));
     attributes.extend(turn.model.as_ref().map(|model| text("gen_ai.request.model", model)));
@@ -50,15 +57,20 @@ fn of_tool(tool: &Tool, options: &Options) -> Span {
         text("gen_ai.tool.type", "function"),
     ];
     attributes.extend(tool.id.as_ref().map(|id| text("gen_ai.tool.call.id", id)));
-    attributes.extend(tool.conversation.as_ref().map(|id| text("gen_ai.conversation.id", id)));
+    if semconv::agent_names(options.vintage).conversation_of_tool {
+        attributes.extend(tool.conversation.as_ref().map(|id| text("gen_ai.conversation.id", id)));
+    }
     if options.content {
-        if !tool.arguments.reveal().is_empty() {
-            let arguments = serde_json::from_str(tool.arguments.reveal())
-                .unwrap_or_else(|_| Json::from(tool.arguments.reveal()));
-            attributes.push(content("gen_ai.tool.call.arguments", arguments, options));
+        let arguments = Some(tool.arguments.reveal()).filter(|text| !text.is_empty());
+        let arguments = arguments.map(|text| serde_json::from_str(text).unwrap_or_else(|_| Json::from(text)));
+        let mut told = [arguments.unwrap_or_default(), tool.result.clone().unwrap_or_default()];
+        told.iter_mut().for_each(|value| options.redactor.json(value));
+        if content::shorten(&mut told, options.max_content) | tool.cut {
+            attributes.push((content::TRUNCATED.into(), Value::Bool(true)));
         }
-        attributes
-            .extend(tool.result.clone().map(|result| content("gen_ai.tool.call.result", result, options)));
+        let keys = ["gen_ai.tool.call.arguments", "gen_ai.tool.call.result"];
+        let told = keys.into_iter().zip(told).filter(|(_, value)| !value.is_null());
+        attributes.extend(told.map(|(key, value)| text(key, &value.to_string())));
     }
     let mut status = Status::Unset;
     match tool.ended {
@@ -83,16 +95,27 @@ fn of_run(run: &Run, pid: u32, options: &Options) -> Span {
     attributes.extend(run.parent.map(|parent| ("process.parent_pid".into(), Value::Int(i64::from(parent)))));
     if options.content && !run.program.arguments.is_empty() {
         let mut arguments = run.program.arguments.clone();
+        if run.program.cut {
+            // Half a secret looks like none.
+            arguments.pop();
+            attributes.push((content::TRUNCATED.into(), Value::Bool(true)));
+        }
         options.redactor.arguments(&mut arguments);
         let arguments = arguments.into_iter().map(Into::into).collect();
         attributes.push(("process.command_args".into(), Value::Strs(arguments)));
     }
-    attributes.push(("process.exit.code".into(), Value::Int(run.code)));
     attributes.push(text(CAUSE, run.cause.name()));
     let mut status = Status::Unset;
-    if run.code != 0 {
-        attributes.push(text("error.type", &run.code.to_string()));
-        status = Status::Error(format!("exit code {}", run.code));
+    match run.exit {
+        Some(exit) => {
+            attributes.push(("process.exit.code".into(), Value::Int(exit.code)));
+            attributes.extend(exit.signal.map(|signal| (SIGNAL.into(), Value::Int(signal))));
+            if exit.code != 0 {
+                attributes.push(text("error.type", &exit.code.to_string()));
+                status = Status::Error(format!("exit code {}", exit.code));
+            }
+        }
+        None => attributes.push((RUNNING.into(), Value::Bool(true))),
     }
     let span = internal(name.to_owned(), run.start, run.end, attributes, status);
     Span { kind: SpanKind::Client, ..span }
@@ -105,13 +128,4 @@ fn internal(name: String, start: Timestamp, end: Timestamp, attributes: Attribut
 
 fn text(key: &'static str, text: &str) -> (agentsight_genai::telemetry::Key, Value) {
     (key.into(), Value::Str(text.to_owned().into()))
-}
-
-fn content(
-    key: &'static str,
-    mut value: Json,
-    options: &Options,
-) -> (agentsight_genai::telemetry::Key, Value) {
-    options.redactor.json(&mut value);
-    (key.into(), Value::Str(value.to_string().into()))
 }

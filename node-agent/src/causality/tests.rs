@@ -3,12 +3,12 @@
 use super::*;
 use agentsight_genai::connection::{Chunk, Connection, Limits as ConnectionLimits};
 use agentsight_genai::http::{Direction, End};
-use agentsight_genai::providers::{Found, Models, Settings};
+use agentsight_genai::providers::{Found, Heard, Mailbox, Models, Settings};
 use agentsight_genai::semconv::Options;
 use agentsight_genai::telemetry::Value;
 use serde_json::{Value as Json, json};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 /// Processes with connections to a model.
 pub(super) struct World {
@@ -20,7 +20,7 @@ pub(super) struct World {
 
 struct Wire {
     connection: Connection<Models>,
-    asked: Arc<Mutex<Vec<Asked>>>,
+    mailbox: Mailbox,
     offsets: [u64; 2],
 }
 
@@ -32,7 +32,7 @@ impl World {
     pub(super) fn new() -> World {
         let key = FingerprintKey::new([7; 16]);
         World {
-            causality: Causality::new(Limits::default(), [3; 32], key),
+            causality: Causality::new(Limits::default(), [3; 32], key, Counters::default()),
             key,
             connections: HashMap::new(),
             now: 1_000,
@@ -67,12 +67,12 @@ impl World {
     fn bytes(&mut self, process: ProcessId, number: u64, direction: Direction, data: &[u8]) -> Option<Place> {
         let at = self.tick();
         let wire = self.connections.entry((process, number)).or_insert_with(|| {
-            let asked = Arc::default();
+            let mailbox = Mailbox::default();
             let models = Models::new(Arc::new(Settings { content: true, ..Settings::default() }))
                 .with_key(self.key)
-                .with_asked(Arc::clone(&asked));
+                .with_mailbox(mailbox.clone());
             let connection = Connection::new(models, ConnectionLimits::default(), true);
-            Wire { connection, asked, offsets: [0; 2] }
+            Wire { connection, mailbox, offsets: [0; 2] }
         });
         let offset = &mut wire.offsets[usize::from(direction == Direction::Received)];
         let chunk = Chunk { direction, at, offset: *offset, data, lost_after: 0 };
@@ -80,8 +80,11 @@ impl World {
         let mut found = Vec::new();
         wire.connection.chunk(chunk, &mut |output| found.push(output));
         let id = |exchange| ExchangeId { process, connection: number, exchange };
-        for asked in wire.asked.lock().unwrap().drain(..) {
-            self.causality.asked(id(asked.links.exchange), &asked);
+        for heard in wire.mailbox.lock().unwrap().drain(..) {
+            match heard {
+                Heard::Asked(asked) => self.causality.asked(id(asked.links.exchange), &asked),
+                Heard::NoCall(exchange) => self.causality.no_call(id(exchange)),
+            }
         }
         let place = found.into_iter().map(|found| match found {
             Found::Call(call) => self.causality.call(id(call.links.exchange), &call),
@@ -93,7 +96,7 @@ impl World {
     /// A child that runs a program.
     pub(super) fn run(&mut self, child: u32, parent: ProcessId, arguments: &[&str]) -> ProcessId {
         let child = pid(child);
-        self.causality.fork(child, parent, 0);
+        self.causality.fork(child, parent);
         self.exec(child, arguments);
         child
     }
@@ -103,6 +106,7 @@ impl World {
         let program = Program {
             path: format!("/usr/bin/{}", arguments[0]),
             arguments: arguments.iter().map(|text| (*text).to_owned()).collect(),
+            cut: false,
         };
         self.causality.exec(process, None, at, program);
     }
@@ -122,7 +126,7 @@ impl World {
             }
             self.causality.closed(process, number);
         }
-        self.causality.exit(process, at, 0);
+        self.causality.exit(process, at, Exit::of_status(0));
     }
 
     /// Everything that is finished, each as `name < name of what it hangs on`, in the order in which it began.
@@ -396,16 +400,149 @@ fn a_call_without_tools_is_no_turn() {
 }
 
 #[test]
-fn a_traceparent_makes_the_turn_a_child_of_the_applications_span() {
+fn a_traceparent_makes_the_call_and_the_turn_that_begins_with_it_children_of_the_applications_span() {
     let mut world = World::new();
     let header = "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n";
     world.ask(pid(1), 1, header, &request(&[user("x")]));
     let call = world.answer(pid(1), 1, 200, &response("r", &assistant("y")));
     let finished = world.causality.take();
     let [turn] = &finished[..] else { panic!("{finished:?}") };
-    assert_eq!(turn.place.parent.as_ref().unwrap().span_id.0[0], 0xb7);
-    assert_eq!(call.parent.unwrap().span_id, turn.place.span_id);
-    assert_eq!(call.trace_id, turn.place.trace_id);
+    for place in [&turn.place, &call] {
+        assert_eq!(place.parent.as_ref().unwrap().span_id.0[0], 0xb7);
+        assert_eq!(place.trace_id.0[0], 0x0a);
+    }
+}
+
+#[test]
+fn what_a_daemon_starts_after_its_parents_have_gone_is_below_what_the_tool_ran() {
+    let (mut world, agent) = (World::new(), pid(AGENT));
+    world.ask(agent, 1, "", &request(&[user("x")]));
+    world.answer(agent, 1, 200, &response("r1", &asks(&[bash("a", "serve")])));
+    let shell = world.run(101, agent, &["sh", "-c", "serve"]);
+    let between = pid(102); // it only forks
+    world.causality.fork(between, shell);
+    let daemon = world.run(103, between, &["serve"]);
+    world.exit(shell);
+    world.exit(between);
+    world.exit(agent);
+    let late = world.run(104, daemon, &["log"]);
+    assert!(world.causality.owns(agent), "its spans are still to come");
+    world.exit(late);
+    let now = world.tick();
+    world.causality.finish(now);
+    assert_eq!(
+        world.tree(&[]),
+        [
+            "invoke_agent < nothing",
+            "execute_tool bash < invoke_agent",
+            "sh < execute_tool bash",
+            "serve < sh",
+            "log < serve",
+        ]
+    );
+    assert!(!world.causality.owns(agent));
+    assert_eq!(world.causality.memory(), 0);
+}
+
+#[test]
+fn a_process_that_goes_on_when_the_tracing_ends_is_told_without_an_exit_code() {
+    let (mut world, agent) = (World::new(), pid(AGENT));
+    world.ask(agent, 1, "", &request(&[user("x")]));
+    world.answer(agent, 1, 200, &response("r1", &asks(&[bash("a", "serve")])));
+    world.run(101, agent, &["serve"]);
+    let now = world.tick();
+    world.causality.finish(now);
+    let finished = world.causality.take();
+    let run = finished.iter().find(|finished| matches!(finished.what, What::Run(_))).unwrap();
+    let span = spans::span(run, &Options::default());
+    assert!(span.attributes.contains(&(spans::RUNNING.into(), Value::Bool(true))), "{span:?}");
+    assert!(!format!("{span:?}").contains("exit"), "{span:?}");
+    assert_eq!(run.owner, agent);
+}
+
+#[test]
+fn a_signal_is_told_beside_the_exit_code() {
+    assert_eq!(Exit::of_status(0), Exit { code: 0, signal: None });
+    assert_eq!(Exit::of_status(3 << 8), Exit { code: 3, signal: None });
+    assert_eq!(Exit::of_status(9), Exit { code: 137, signal: Some(9) });
+    assert_eq!(Exit::of_status(11 | 0x80), Exit { code: 139, signal: Some(11) }, "with a core dump");
+}
+
+#[test]
+fn the_argument_that_was_cut_is_not_told() {
+    let run = Run {
+        program: Program {
+            path: "/bin/x".to_owned(),
+            arguments: vec!["x".to_owned(), "whole".to_owned(), "sk-ha".to_owned()],
+            cut: true,
+        },
+        start: Timestamp(1),
+        end: Timestamp(2),
+        exit: None,
+        parent: None,
+        cause: Cause::Turn,
+    };
+    let mut ids = Ids(StdRng::from_seed([1; 32]));
+    let what = What::Run(Box::new(run));
+    let finished = Finished { process: pid(1), owner: pid(2), place: ids.place(None), what };
+    let told = format!("{:?}", spans::span(&finished, &Options { content: true, ..Options::default() }));
+    assert!(told.contains("whole") && !told.contains("sk-ha"), "{told}");
+    assert!(told.contains("agentsight.content.truncated"), "{told}");
+    for secret in ["whole", "sk-ha"] {
+        assert!(!format!("{:?}", spans::span(&finished, &Options::default())).contains(secret));
+        assert!(!format!("{finished:?}").contains(secret), "not even in a log");
+    }
+}
+
+#[test]
+fn a_request_that_is_no_call_after_all_leaves_nothing() {
+    let (mut world, agent) = (World::new(), pid(AGENT));
+    // Another application's: it has the path, and not the body.
+    for _ in 0..3 {
+        world.ask(agent, 1, "", &json!({"text": "hello", "tools": ["hammer"]}));
+        let bytes = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
+        assert!(world.bytes(agent, 1, Direction::Received, bytes).is_none());
+    }
+    assert_eq!((world.causality.open_turns(), world.causality.memory()), (0, 0));
+    world.exit(agent);
+    assert!(world.causality.take().is_empty());
+}
+
+#[test]
+fn containers_are_not_joined_with_each_other() {
+    let mut world = World::new();
+    for process in [1, 2] {
+        world.causality.scope(pid(process), u64::from(process));
+    }
+    let mut messages = vec![user("x")];
+    world.ask(pid(1), 1, "", &request(&messages));
+    messages.push(asks(&[bash("a", "ls")]));
+    let first = world.answer(pid(1), 1, 200, &response("r1", &messages[1]));
+    messages.push(result("a", "y"));
+    world.ask(pid(2), 1, "", &request(&messages));
+    let second = world.answer(pid(2), 1, 200, &response("r2", &assistant("z")));
+    assert_ne!(
+        first.parent, second.parent,
+        "another tenant cannot put its calls into a turn by its tool's id"
+    );
+}
+
+#[test]
+fn a_turn_of_many_tools_takes_no_memory_for_those_that_have_ended() {
+    let (mut world, agent) = (World::new(), pid(AGENT));
+    let mut messages = vec![user("x")];
+    let mut held = 0;
+    for n in 0..20 {
+        world.ask(agent, 1, "", &request(&messages));
+        let id = format!("call_{n:02}");
+        messages.push(asks(&[bash(&id, &"x".repeat(1000))]));
+        world.answer(agent, 1, 200, &response(&format!("r{n:02}"), messages.last().unwrap()));
+        messages.push(result(&id, "y"));
+        if n == 9 {
+            held = world.causality.memory();
+        }
+    }
+    assert_eq!(world.causality.memory(), held, "as much as ten calls before");
 }
 
 #[test]
@@ -417,7 +554,7 @@ fn a_turn_that_never_ends_is_told_after_long_silence_or_at_the_end() {
         world.now += 2 * Limits::default().idle;
     }
     world.causality.idle(Timestamp(world.now - 2 * Limits::default().idle));
-    world.causality.finish();
+    world.causality.finish(Timestamp(world.now));
     let ended: Vec<_> = world
         .causality
         .take()
@@ -433,7 +570,8 @@ fn a_turn_that_never_ends_is_told_after_long_silence_or_at_the_end() {
 #[test]
 fn what_is_held_is_bounded() {
     let mut world = World::new();
-    world.causality.limits = Limits { turns: 3, bytes: 1 << 20, processes: 10, idle: u64::MAX };
+    world.causality.limits =
+        Limits { turns: 3, bytes: 1 << 20, processes: 10, idle: u64::MAX, age: u64::MAX };
     for n in 0..20 {
         world.ask(pid(n), 1, "", &request(&[user("x")]));
         world.run(1000 + n, pid(n), &["sh"]);

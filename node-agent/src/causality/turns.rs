@@ -12,6 +12,9 @@ use agentsight_genai::time::Timestamp;
 use serde_json::Value;
 use std::collections::{HashMap, HashSet, VecDeque};
 
+/// Real ids and names are shorter: nobody must fill our memory with others.
+const LONGEST_NAME: usize = 256;
+
 /// A turn that is finished: from a user's message to the answer that asks for no tool.
 #[derive(Debug)]
 pub struct Turn {
@@ -50,6 +53,8 @@ pub enum Ended {
     Process,
     /// Nothing was heard of it for long.
     Idle,
+    /// It goes on, but was to be told by now.
+    Overlong,
     /// Its place was needed.
     Evicted,
     /// The tracing ended before it.
@@ -64,6 +69,7 @@ impl Ended {
             Ended::Superseded => "superseded",
             Ended::Process => "process_exit",
             Ended::Idle => "idle",
+            Ended::Overlong => "overlong",
             Ended::Evicted => "evicted",
             Ended::Tracing => "tracing_end",
         }
@@ -81,6 +87,8 @@ pub struct Tool {
     pub conversation: Option<String>,
     /// What it was called with: content.
     pub arguments: Private,
+    /// It was called with more than is held.
+    pub cut: bool,
     /// The result: content, and there only where content was kept.
     pub result: Option<Value>,
     /// The response that asked for it was whole.
@@ -166,6 +174,8 @@ struct Live {
     tools: Vec<Asking>,
     /// Processes that wait for the response.
     waiting: Vec<ProcessId>,
+    /// Something hangs on it, so that it must be told even if no call of it ever ends.
+    used: bool,
     memory: usize,
 }
 
@@ -177,6 +187,7 @@ struct Asking {
     state: State,
     /// Spans hang on it, so that it must be told even if no result is seen.
     used: bool,
+    memory: usize,
 }
 
 #[derive(PartialEq)]
@@ -217,6 +228,10 @@ impl Turns {
         ids: &mut Ids,
         counters: &mut Counters,
     ) -> Vec<SpanId> {
+        if self.in_flight.len() >= Self::IN_FLIGHT {
+            counters.unjoined_requests += 1;
+            return Vec::new();
+        }
         let scope = processes.scope(id.process);
         let links = &asked.links;
         let mut superseded = Vec::new();
@@ -260,9 +275,7 @@ impl Turns {
                 }
             }
         }
-        if self.in_flight.len() < Self::IN_FLIGHT {
-            self.in_flight.insert(id, Flight { turn, start: asked.start });
-        }
+        self.in_flight.insert(id, Flight { turn, start: asked.start });
         superseded
     }
 
@@ -402,6 +415,7 @@ impl Turns {
             in_flight: 0,
             tools: Vec::new(),
             waiting: Vec::new(),
+            used: false,
             memory: size_of::<Live>(),
             place,
         };
@@ -430,18 +444,16 @@ impl Turns {
             let parent = call.parent.clone().or_else(|| processes.nearest(id.process));
             return (ids.place(parent), None, Vec::new());
         };
-        // Where the application traces each call by itself, its spans are nearer than ours.
-        let own = call
-            .parent
-            .as_ref()
-            .filter(|parent| live.place.parent.as_ref().is_none_or(|above| above.span_id != parent.span_id));
-        let place = ids.place(Some(own.cloned().unwrap_or_else(|| live.place.context())));
+        // What the application traces by itself is nearer than ours.
+        let place = ids.place(Some(call.parent.clone().unwrap_or_else(|| live.place.context())));
         live.add(call);
+        let mut freed = 0;
 
         let mut tools = Vec::new();
         for at in (0..live.tools.len()).rev() {
             if live.tools[at].state == State::Answered(id) {
                 let mut tool = live.tools.remove(at);
+                freed += tool.memory;
                 tool.facts.result = result_of(call, tool.facts.id.as_deref());
                 if let Some(id) = &tool.facts.id {
                     self.by_tool.remove(&(live.scope, id.clone()));
@@ -450,13 +462,21 @@ impl Turns {
             }
         }
         tools.reverse();
+        live.memory = live.memory.saturating_sub(freed);
+        self.memory = self.memory.saturating_sub(freed);
 
         let complete = call.outcome == Outcome::Complete;
         if complete {
             for ask in &call.links.asks {
+                let arguments = Arguments::new(ask.arguments.reveal(), self.key);
+                let held =
+                    [&Some(ask.name.clone()), &ask.id].into_iter().flatten().map(String::len).sum::<usize>();
+                let memory =
+                    arguments.memory() + ask.arguments.reveal().len() + 2 * held + size_of::<Asking>();
                 let tool = Asking {
-                    arguments: Arguments::new(ask.arguments.reveal(), self.key),
+                    arguments,
                     span: ids.span(),
+                    memory,
                     state: State::Running,
                     used: false,
                     facts: Tool {
@@ -464,13 +484,13 @@ impl Turns {
                         id: ask.id.clone(),
                         conversation: live.facts.conversation.clone(),
                         arguments: ask.arguments.clone(),
+                        cut: ask.cut,
                         result: None,
                         start: call.timing.end,
                         end: call.timing.end,
                         ended: ToolEnd::Unanswered,
                     },
                 };
-                let memory = tool.arguments.memory() + ask.arguments.reveal().len() + size_of::<Asking>();
                 live.memory += memory;
                 self.memory += memory;
                 if let Some(id) = &ask.id {
@@ -505,7 +525,7 @@ impl Turns {
             }
             self.order.push_back(Known::History(scope, message.prefix));
         }
-        if let Some(id) = &call.response.id {
+        if let Some(id) = call.response.id.as_ref().filter(|id| id.len() <= LONGEST_NAME) {
             self.by_response.insert((scope, id.clone()), tail);
             self.order.push_back(Known::Response(scope, id.clone()));
         }
@@ -516,6 +536,14 @@ impl Turns {
                 None => {}
             }
         }
+    }
+
+    /// What was asked is no call after all: the turn that began with it, if nothing else is of it.
+    pub(super) fn no_call(&mut self, id: ExchangeId) -> Option<SpanId> {
+        let turn = self.in_flight.remove(&id)?.turn?;
+        let live = self.live.get_mut(&turn)?;
+        live.in_flight = live.in_flight.saturating_sub(1);
+        (live.in_flight == 0 && live.facts.calls == 0).then_some(turn)
     }
 
     pub(super) fn closed(&mut self, process: ProcessId, connection: u64) {
@@ -565,8 +593,10 @@ impl Turns {
         self.in_flight.values().any(|flight| flight.turn == Some(turn) && flight.start <= at)
     }
 
-    fn on_turn(&self, turn: SpanId, cause: Cause) -> Candidates {
-        self.live.get(&turn).map_or(Candidates::None, |live| Candidates::Turn(live.place.context(), cause))
+    fn on_turn(&mut self, turn: SpanId, cause: Cause) -> Candidates {
+        let Some(live) = self.live.get_mut(&turn) else { return Candidates::None };
+        live.used = true;
+        Candidates::Turn(live.place.context(), cause)
     }
 
     /// The tool among those that run that fits what a process says of itself.
@@ -634,6 +664,7 @@ impl Turns {
 
     pub(super) fn wait(&mut self, turn: SpanId, process: ProcessId) {
         if let Some(live) = self.live.get_mut(&turn) {
+            live.used = true;
             live.waiting.push(process);
         }
     }
@@ -665,13 +696,17 @@ impl Turns {
                 finished.push(live.finished(tool));
             }
         }
-        let Live { place, process, mut facts, models, .. } = live;
+        let Live { place, process, mut facts, models, used, .. } = live;
+        // A request that offers tools and is no call after all: its answer did not have the format.
+        if facts.calls == 0 && !used && finished.is_empty() {
+            return finished;
+        }
         let mut models = models.into_iter();
-        facts.model = models.next().filter(|_| models.next().is_none());
+        facts.model = models.next().filter(|model| models.next().is_none() && !model.is_empty());
         if ended == Ended::Answered {
             facts.error = None;
         }
-        finished.push(Finished { process, place, what: What::Turn(Box::new(facts)) });
+        finished.push(Finished { process, owner: process, place, what: What::Turn(Box::new(facts)) });
         finished
     }
 
@@ -679,16 +714,27 @@ impl Turns {
         self.by_process.get(&process).cloned().unwrap_or_default()
     }
 
+    pub(super) fn has_turns(&self, process: ProcessId) -> bool {
+        self.by_process.contains_key(&process)
+    }
+
     /// Turns of which nothing was heard since then.
     pub(super) fn idle_since(&self, then: u64) -> Vec<SpanId> {
-        let idle = self
-            .live
-            .iter()
-            .filter(|(_, live)| then == u64::MAX || (live.facts.end.0 <= then && live.in_flight == 0));
+        self.those(|live| live.facts.end.0 <= then && live.in_flight == 0)
+    }
+
+    /// Turns that began by then.
+    pub(super) fn begun_before(&self, then: u64) -> Vec<SpanId> {
+        self.those(|live| live.facts.start.0 <= then)
+    }
+
+    fn those(&self, which: impl Fn(&Live) -> bool) -> Vec<SpanId> {
+        let those = self.live.iter().filter(|(_, live)| which(live));
         // In their order, so that the same input gives the same output.
-        let mut idle: Vec<_> = idle.map(|(id, live)| (live.facts.start, live.place.span_id.0, *id)).collect();
-        idle.sort_unstable_by_key(|(start, id, _)| (std::cmp::Reverse(*start), *id));
-        idle.into_iter().map(|(.., id)| id).collect()
+        let mut those: Vec<_> =
+            those.map(|(id, live)| (live.facts.start, live.place.span_id.0, *id)).collect();
+        those.sort_unstable_by_key(|(start, id, _)| (std::cmp::Reverse(*start), *id));
+        those.into_iter().map(|(.., id)| id).collect()
     }
 
     pub(super) fn oldest(&self) -> Option<SpanId> {
@@ -735,13 +781,16 @@ impl Live {
         if facts.provider.is_empty() {
             facts.provider = call.provider;
         }
-        facts.conversation = facts.conversation.take().or_else(|| call.request.conversation_id.clone());
+        let short = |text: &&String| text.len() <= LONGEST_NAME;
+        let conversation = call.request.conversation_id.as_ref().filter(short);
+        facts.conversation = facts.conversation.take().or_else(|| conversation.cloned());
         facts.end = facts.end.max(call.timing.end);
-        facts.error = agentsight_genai::semconv::error_type(call);
+        let error = agentsight_genai::semconv::error_type(call);
+        facts.error = error.map(|error| if short(&&error) { error } else { "_OTHER".to_owned() });
         if let Some(model) = &call.request.model {
-            // Beyond two it is not one.
+            // Beyond two it is not one. One that is too long is none that can be told.
             if self.models.len() < 2 {
-                self.models.insert(model.clone());
+                self.models.insert(Some(model).filter(short).cloned().unwrap_or_default());
             }
         }
         let add = |sum: &mut Option<i64>, count: Option<i64>| {
@@ -755,7 +804,8 @@ impl Live {
 
     fn finished(&self, tool: Asking) -> Finished {
         let place = Place { span_id: tool.span, parent: Some(self.place.context()), ..self.place.clone() };
-        Finished { process: self.process, place, what: What::Tool(Box::new(tool.facts)) }
+        let what = What::Tool(Box::new(tool.facts));
+        Finished { process: self.process, owner: self.process, place, what }
     }
 }
 

@@ -10,11 +10,10 @@ use crate::capture::attachments::{Attachments, take_back};
 use crate::capture::containers::{Hierarchy, Selection};
 use crate::capture::events::Batch;
 use crate::capture::{Capture, Totals};
-use crate::clock;
 use crate::pipeline::{self, Pipeline, Stats};
 use crate::policy::ExporterId;
 use crate::resource::Item;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -217,21 +216,7 @@ impl Kernel {
 
 /// The pipeline's thread: until the capture ends.
 fn decode(batches: &Receiver<Batch>, shared: Arc<Shared>, stats: Arc<Mutex<Stats>>, exporters: &Exporters) {
-    /// Between two looks at telemetry that waits for its pod to be known.
-    const TICK: Duration = Duration::from_millis(100);
     let settings = pipeline::Settings { max_memory: pipeline::DEFAULT_MAX_MEMORY, root: None };
     let out = |exporter: &ExporterId, item: Item| exporters.send(exporter, item);
-    let mut pipeline = Pipeline::new(settings, Containers::new(shared), stats, out);
-    loop {
-        let batch = match pipeline.is_waiting() {
-            true => batches.recv_timeout(TICK),
-            false => batches.recv().map_err(|_| RecvTimeoutError::Disconnected),
-        };
-        match batch {
-            Ok(batch) => pipeline.batch(&batch),
-            Err(RecvTimeoutError::Timeout) => pipeline.tick(clock::monotonic()),
-            Err(RecvTimeoutError::Disconnected) => break,
-        }
-    }
-    pipeline.finish(clock::monotonic());
+    Pipeline::new(settings, Containers::new(shared), stats, out).run(batches);
 }

@@ -67,6 +67,11 @@ impl Subjects for Containers {
         self.shared.world().policy(cgroup)
     }
 
+    fn scope(&mut self, process: ProcessId, cgroup: Option<u64>) -> u64 {
+        // One of no container has no policy, and so no calls.
+        self.cgroup(process, cgroup).unwrap_or(0)
+    }
+
     fn facts(&mut self, process: ProcessId, cgroup: Option<u64>, executable: Option<&Path>) -> Facts {
         let pid = process.tgid;
         let cgroup = self.cgroup(process, cgroup);

@@ -7,6 +7,7 @@ use aya::programs::uprobe::UProbeLink;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 /// Files of no interest that are remembered; beyond it they are judged anew.
 const REMEMBERED: usize = 65_536;
@@ -62,26 +63,44 @@ pub enum Found {
     Untraceable(Reason),
 }
 
+/// Probes a file if it holds a TLS implementation. `process`: whose mounts the path goes through.
+///
+/// Nobody waits while the file is read: a program of some hundred megabytes takes some tenths of a second.
+///
+/// # Panics
+/// When another thread did while it held the lock.
+pub fn consider(attachments: &Mutex<Attachments>, path: &Path, process: Option<u32>, name: &Path) -> Found {
+    let lock = || attachments.lock().expect("no holder panics");
+    let Ok(file) = RealFile::open(path, process) else { return Found::Nothing };
+    if let Some(found) = lock().known(&file) {
+        return found;
+    }
+    let verdict = library::judge(&file.file);
+    lock().add(file, name, verdict)
+}
+
 impl Attachments {
     /// Nothing is probed yet.
     pub fn new(programs: Programs) -> Attachments {
         Attachments { programs, probed: HashMap::new(), judged: HashMap::new(), reviews: 0 }
     }
 
-    /// Probes a file if it holds a TLS implementation. `process`: whose mounts the path goes through.
-    pub fn consider(&mut self, path: &Path, process: Option<u32>, name: &Path) -> Found {
-        let Ok(file) = RealFile::open(path, process) else { return Found::Nothing };
+    /// What is known of a file; None where it has to be judged.
+    fn known(&mut self, file: &RealFile) -> Option<Found> {
         if let Some(probed) = self.probed.get_mut(&file.key) {
             probed.review = self.reviews;
-            return Found::Known;
+            return Some(Found::Known);
         }
-        match self.judged.get(&file.key) {
-            Some((changed, reason)) if *changed == file.changed => {
-                return reason.map_or(Found::Nothing, Found::Untraceable);
-            }
-            _ => {}
+        let (changed, reason) = self.judged.get(&file.key)?;
+        (*changed == file.changed).then(|| reason.map_or(Found::Nothing, Found::Untraceable))
+    }
+
+    fn add(&mut self, file: RealFile, name: &Path, verdict: Result<Verdict, library::Error>) -> Found {
+        // Another thread may have judged it, too.
+        if let Some(found) = self.known(&file) {
+            return found;
         }
-        let reason = match library::judge(&file.file) {
+        let reason = match verdict {
             Ok(Verdict::Traceable(plan)) => match self.programs.attach(&file.path(), &plan) {
                 Ok(links) => {
                     tracing::info!(file = %name.display(), probes = plan.probes.len(), stepped = plan.stepped(), "attached");

@@ -5,6 +5,8 @@
 //! for such an instruction, but never gives up being right: a return probe stands only where the stack pointer still
 //! points at the return address, since it overwrites what stands there.
 
+use super::image::Image;
+use super::stripped::{self, Stripped};
 use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register};
 use object::read::elf::{ElfFile64, FileHeader};
 use object::{
@@ -35,7 +37,7 @@ pub enum Reason {
     GoTls,
     /// A Java virtual machine: its TLS is Java code.
     JavaTls,
-    /// OpenSSL's functions are there, in a shape that no safe probe fits.
+    /// A TLS library is there, in a shape that no safe probe fits, or whose functions are not certain.
     UnknownShape,
     /// A machine code that this build does not read.
     Architecture,
@@ -169,27 +171,65 @@ pub enum Error {
     /// It is no ELF file, or a broken one.
     #[error("not a readable ELF file: {0}")]
     Elf(#[from] object::Error),
+    /// It could not be read.
+    #[error("cannot read the file: {0}")]
+    Io(#[from] std::io::Error),
 }
 
 /// Judges an ELF file.
 ///
 /// # Errors
-/// [`Error::Elf`] when the file is no ELF file of 64 bits, or a broken one.
+/// [`Error::Elf`] when the file is no ELF file of 64 bits, or a broken one; [`Error::Io`] when it cannot be read.
 pub fn judge(file: &File) -> Result<Verdict, Error> {
     let cache = ReadCache::new(file);
-    judge_data(&cache)
+    let elf = ElfFile64::<Endianness, _>::parse(&cache)?;
+    let symbols = TlsSymbols::find(&elf);
+    if symbols.has("SSL_read") && symbols.has("SSL_write") {
+        return with_symbols(&elf, &symbols);
+    }
+    if let Some(reason) = symbols.other {
+        return Ok(Verdict::Untraceable(reason));
+    }
+    without_symbols(file, &elf)
 }
 
-fn judge_data<'data, R: ReadRef<'data>>(data: R) -> Result<Verdict, Error> {
-    let elf = ElfFile64::<Endianness, R>::parse(data)?;
-    let symbols = TlsSymbols::find(&elf);
-    if !symbols.has("SSL_read") || !symbols.has("SSL_write") {
-        return Ok(symbols.other.map_or(Verdict::NoTls, Verdict::Untraceable));
+/// BoringSSL or OpenSSL inside of a program that has no symbols.
+fn without_symbols<'data, R: ReadRef<'data>>(
+    file: &File,
+    elf: &ElfFile64<'data, Endianness, R>,
+) -> Result<Verdict, Error> {
+    let Some(image) = Image::of(file, elf) else { return Ok(Verdict::NoTls) };
+    let calls = match stripped::find(&image)? {
+        Stripped::Absent => return Ok(Verdict::NoTls),
+        Stripped::Uncertain => return Ok(Verdict::Untraceable(Reason::UnknownShape)),
+        Stripped::BoringSsl { read, write } => [(Program::ReadInt, read), (Program::WriteInt, write)],
+        Stripped::OpenSsl { read, write, flags } => {
+            [(Program::ReadEx, read), (if flags { Program::WriteEx2 } else { Program::WriteEx }, write)]
+        }
+    };
+    let mut probes = Vec::new();
+    for (program, Place { address, emulated }) in calls {
+        let Some(offset) = image.offset(address) else {
+            return Ok(Verdict::Untraceable(Reason::UnknownShape));
+        };
+        probes.extend([program, Program::Leave].map(|program| Probe {
+            program,
+            offset,
+            cookie: None,
+            emulated,
+        }));
     }
+    Ok(Verdict::Traceable(Plan { build_id: elf.build_id()?.map(<[u8]>::to_vec), probes }))
+}
+
+fn with_symbols<'data, R: ReadRef<'data>>(
+    elf: &ElfFile64<'data, Endianness, R>,
+    symbols: &TlsSymbols,
+) -> Result<Verdict, Error> {
     if elf.elf_header().e_machine(elf.endian()) != object::elf::EM_X86_64 {
         return Ok(Verdict::Untraceable(Reason::Architecture));
     }
-    let code = Code64 { elf: &elf, symbols: &symbols };
+    let code = Code64 { elf, symbols };
     let Some(probes) = code.plan() else { return Ok(Verdict::Untraceable(Reason::UnknownShape)) };
     let build_id = elf.build_id()?.map(<[u8]>::to_vec);
     Ok(Verdict::Traceable(Plan { build_id, probes }))
@@ -250,9 +290,9 @@ const READ_AHEAD: usize = 256;
 
 /// A place where a probe may stand.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Place {
-    address: u64,
-    emulated: bool,
+pub(super) struct Place {
+    pub(super) address: u64,
+    pub(super) emulated: bool,
 }
 
 /// What stands behind an exported function: itself, or the internal one that it hands its arguments to.
@@ -497,7 +537,7 @@ struct FirstCall {
 
 /// What x86 kernels emulate instead of single-stepping it (arch/x86/kernel/uprobes.c): pushes of a register, nops,
 /// relative calls and jumps.
-fn is_emulated(instruction: &Instruction) -> bool {
+pub(super) fn is_emulated(instruction: &Instruction) -> bool {
     match instruction.mnemonic() {
         Mnemonic::Push => {
             instruction.op0_kind() == OpKind::Register

@@ -18,6 +18,7 @@ pub mod collector;
 pub mod comparison;
 pub mod control_plane;
 pub mod daemons;
+pub mod go;
 pub mod ids;
 pub mod machine;
 pub mod model_server;

@@ -1,7 +1,7 @@
 //! Which files are probed: each real file once, whoever maps it.
 
 use super::files::{FileKey, RealFile};
-use super::library::{self, Reason, Verdict};
+use super::library::{self, Library, Reason, Verdict};
 use super::programs::Programs;
 use aya::programs::uprobe::UProbeLink;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -33,6 +33,10 @@ pub struct Probed {
     _links: Vec<UProbeLink>,
     /// The path it was first found by.
     pub path: PathBuf,
+    /// What it holds.
+    pub library: Library,
+    /// What else it holds that is not seen.
+    pub unseen: Option<Reason>,
     /// How many probes it has.
     pub probes: usize,
     /// How many of them the kernel single-steps.
@@ -46,7 +50,7 @@ pub struct Probed {
 pub struct Coverage {
     /// Processes that map a probed file.
     pub traced: usize,
-    /// The others, by the reason.
+    /// The others, by the reason; and those of them that have a second library, which is not seen.
     pub untraceable: BTreeMap<Reason, usize>,
 }
 
@@ -103,10 +107,12 @@ impl Attachments {
         let reason = match verdict {
             Ok(Verdict::Traceable(plan)) => match self.programs.attach(&file.path(), &plan) {
                 Ok(links) => {
-                    tracing::info!(file = %name.display(), probes = plan.probes.len(), stepped = plan.stepped(), "attached");
+                    tracing::info!(file = %name.display(), library = plan.library.name(), probes = plan.probes.len(), stepped = plan.stepped(), "attached");
                     let probed = Probed {
                         _links: links,
                         path: name.to_owned(),
+                        library: plan.library,
+                        unseen: plan.unseen,
                         probes: plan.probes.len(),
                         stepped: plan.stepped(),
                         review: self.reviews,
@@ -142,7 +148,8 @@ impl Attachments {
     /// What is seen of some processes, by the files that they map.
     pub fn coverage(&self, processes: impl Iterator<Item = u32>) -> Coverage {
         // Inode numbers only: devices differ between mounts.
-        let probed: HashSet<u64> = self.probed.keys().map(|key| key.inode()).collect();
+        let probed: HashMap<u64, Option<Reason>> =
+            self.probed.iter().map(|(key, probed)| (key.inode(), probed.unseen)).collect();
         let refused: HashMap<u64, Reason> =
             self.judged.iter().filter_map(|(key, (_, reason))| Some((key.inode(), (*reason)?))).collect();
         let mut coverage = Coverage::default();
@@ -151,8 +158,13 @@ impl Attachments {
             if mapped.is_empty() {
                 continue; // a kernel thread, or gone
             }
-            if mapped.iter().any(|file| probed.contains(&file.inode)) {
+            let mut traced = mapped.iter().filter_map(|file| probed.get(&file.inode)).peekable();
+            if traced.peek().is_some() {
                 coverage.traced += 1;
+                // It counts twice: some of what it says is seen, some is not.
+                if let Some(reason) = traced.flatten().next() {
+                    *coverage.untraceable.entry(*reason).or_default() += 1;
+                }
             } else {
                 let reason = mapped.iter().find_map(|file| refused.get(&file.inode));
                 *coverage.untraceable.entry(*reason.unwrap_or(&Reason::NoTlsLibrary)).or_default() += 1;

@@ -19,14 +19,16 @@ use std::os::unix::fs::FileExt;
 const WINDOW: usize = 1 << 20;
 /// What windows overlap by: the longest string that is found whole.
 const OVERLAP: usize = 1 << 10;
-/// The most that is searched of one file, in bytes: several times the largest program known.
-const LARGEST: u64 = 2 << 30;
+/// The most that is searched of one file, in bytes: more than twice the largest program known.
+const LARGEST: u64 = 1 << 30;
 /// Segments that are looked at; linkers make four to six.
 const SEGMENTS: usize = 32;
 /// Occurrences of one string that are looked at.
-const OCCURRENCES: usize = 32;
+const OCCURRENCES: usize = 16;
 /// References that are looked at: a TLS library has some hundred to its largest file's name.
 const REFERENCES: usize = 4096;
+/// Starts of functions around references that are kept.
+const CALLED: usize = 1 << 18;
 
 /// A file's segments.
 pub(super) struct Image<'a> {
@@ -80,6 +82,12 @@ impl<'a> Image<'a> {
             .then_some(Image { file, segments })
     }
 
+    /// How much code there is.
+    pub(super) fn code_bytes(&self) -> u64 {
+        let code = self.segments.iter().filter(|segment| segment.executable);
+        code.map(|segment| segment.addresses.end - segment.addresses.start).sum()
+    }
+
     /// Where each of these stands in memory that no program changes, at its first byte.
     pub(super) fn find(&self, needles: &[&[u8]]) -> io::Result<Vec<Vec<u64>>> {
         let finders: Vec<Finder<'_>> = needles.iter().map(Finder::new).collect();
@@ -97,6 +105,21 @@ impl<'a> Image<'a> {
             })?;
         }
         Ok(found.into_iter().map(|found| found.into_iter().collect()).collect())
+    }
+
+    /// Where something stands within a range of one segment.
+    pub(super) fn find_within(&self, range: &Range<u64>, needle: &[u8]) -> io::Result<Vec<u64>> {
+        let finder = Finder::new(needle);
+        let mut found = BTreeSet::new();
+        self.windows(range, |address, bytes| {
+            for at in finder.find_iter(bytes) {
+                if found.len() >= REFERENCES {
+                    break;
+                }
+                found.insert(address + at as u64);
+            }
+        })?;
+        Ok(found.into_iter().collect())
     }
 
     /// Where the strings begin that end with each of these, as C has them: between two NULs.
@@ -138,7 +161,7 @@ impl<'a> Image<'a> {
                     }
                     let displacement = i32::from_le_bytes([rest[1], rest[2], rest[3], rest[4]]);
                     let at = address + start as u64;
-                    let target = (at + 7).wrapping_add_signed(i64::from(displacement));
+                    let target = at.wrapping_add(7).wrapping_add_signed(i64::from(displacement));
                     if (first..=last).contains(&target)
                         && targets.contains(&target)
                         && found.len() < REFERENCES
@@ -147,12 +170,16 @@ impl<'a> Image<'a> {
                     }
                 }
                 // b8+r imm32: programs at a fixed place below 4 GiB.
-                for target in targets.iter().filter_map(|target| u32::try_from(*target).ok()) {
-                    for at in memchr::memmem::find_iter(bytes, &target.to_le_bytes()) {
-                        if at > 0 && bytes[at - 1] & 0xf8 == 0xb8 && found.len() < REFERENCES {
-                            found
-                                .insert(Reference { at: address + at as u64 - 1, target: u64::from(target) });
-                        }
+                if first > u64::from(u32::MAX) {
+                    return;
+                }
+                for (at, code) in bytes.windows(5).enumerate() {
+                    if code[0] & 0xf8 != 0xb8 {
+                        continue;
+                    }
+                    let target = u64::from(u32::from_le_bytes([code[1], code[2], code[3], code[4]]));
+                    if targets.contains(&target) && found.len() < REFERENCES {
+                        found.insert(Reference { at: address + at as u64, target });
                     }
                 }
             })?;
@@ -170,13 +197,13 @@ impl<'a> Image<'a> {
                 for at in memchr::memchr_iter(0xe8, bytes) {
                     let Some(rest) = bytes.get(at + 1..at + 5) else { continue };
                     let displacement = i32::from_le_bytes([rest[0], rest[1], rest[2], rest[3]]);
-                    let target = (address + at as u64 + 5).wrapping_add_signed(i64::from(displacement));
+                    let target =
+                        (address + at as u64).wrapping_add(5).wrapping_add_signed(i64::from(displacement));
                     if !(first..last).contains(&target) {
                         continue;
                     }
                     let next = ranges.partition_point(|range| range.start <= target);
-                    // There are no more than the ranges have bytes.
-                    if next > 0 && ranges[next - 1].contains(&target) {
+                    if found.len() < CALLED && next > 0 && ranges[next - 1].contains(&target) {
                         found.insert(target);
                     }
                 }
@@ -198,6 +225,11 @@ impl<'a> Image<'a> {
     pub(super) fn instructions(&self, address: u64, length: usize) -> Option<Vec<Instruction>> {
         let bytes = self.read(address, length)?;
         Some(decode(&bytes, address).collect())
+    }
+
+    /// Whether code can be at an address.
+    pub(super) fn is_code(&self, address: u64) -> bool {
+        self.segment(address).is_some_and(|segment| segment.executable)
     }
 
     /// Where in the file an address's byte is.

@@ -5,6 +5,7 @@ pub mod containers;
 pub mod discover;
 pub mod events;
 pub mod files;
+mod go;
 mod image;
 pub mod library;
 pub mod mmap;

@@ -9,7 +9,9 @@ cache=${XDG_CACHE_HOME:-$HOME/.cache}/agentsight/agents
 agents="\
 claude 2.1.119 @anthropic-ai/claude-code-linux-x64@2.1.119 claude
 claude 2.1.224 @anthropic-ai/claude-code-linux-x64@2.1.224 claude
-claude 2.1.332 @anthropic-ai/claude-code-linux-x64@2.1.332 claude"
+claude 2.1.332 @anthropic-ai/claude-code-linux-x64@2.1.332 claude
+codex 0.130.0 @openai/codex@0.130.0-linux-x64 vendor/x86_64-unknown-linux-musl/codex/codex
+codex 0.171.0 @openai/codex@0.171.0-linux-x64 vendor/x86_64-unknown-linux-musl/bin/codex"
 
 mkdir -p "$cache"
 # Tests of several processes ask at once; one fetches, the others wait.

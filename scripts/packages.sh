@@ -18,6 +18,7 @@ if [ "${1:-test}" = test ]; then
     curl                         # one of the programs that tests trace
     iproute2                     # the cluster's network namespace
     libclang-rt-19-dev           # fuzzing and sanitizers
+    libgnutls28-dev              # the C programs that tests trace
     libseccomp-dev               # the cluster's runc
     libssl-dev                   # the C programs that tests trace
     llvm-19
@@ -28,6 +29,7 @@ if [ "${1:-test}" = test ]; then
     python3-venv                 # the official SDKs
     qemu-system-x86              # kernels other than this machine's
     shellcheck
+    wget                         # one of the programs that tests trace, by GnuTLS
   )
 fi
 

@@ -20,6 +20,7 @@ case ${1:-test} in
     ./rust.sh
     ./python.sh >/dev/null
     ./openssl.sh >/dev/null
+    ./agents.sh >/dev/null
     ./collector.sh >/dev/null
     ;;
   *)

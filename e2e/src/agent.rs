@@ -4,7 +4,7 @@ use crate::process::run;
 use crate::telemetry::Telemetry;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use tempfile::TempDir;
 
 /// The built agent.
@@ -134,7 +134,8 @@ impl Record<'_> {
     /// # Panics
     /// It does not end, or writes what is no OTLP.
     pub fn run(self) -> Recording {
-        let output = run(&mut self.command());
+        // Agents read on where they are given something to read.
+        let output = run(self.command().stdin(Stdio::null()));
         let telemetry = Telemetry::read(&self.file()).expect("--otlp-json writes OTLP");
         Recording { output, telemetry, folder: self.folder }
     }

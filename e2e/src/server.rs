@@ -184,8 +184,8 @@ async fn serve_connection<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-/// The largest request that the log repeats, in bytes.
-const LOGGED_REQUEST: usize = 64 << 10;
+/// The largest request that the log repeats, in bytes: agents send a hundred kilobytes before anybody has said a word.
+const LOGGED_REQUEST: usize = 512 << 10;
 
 fn respond(request: &Request, state: &State, served: &mut Served, now: u64) -> (Behaviour, Response) {
     let api = Api::of(&request.method, &request.path);

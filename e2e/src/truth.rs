@@ -27,7 +27,7 @@ pub struct Served {
     pub path: String,
     /// See [`crate::question::Api::name`]; empty for a path that leads to none.
     pub api: String,
-    /// The body of the request, as JSON, where it was no larger than 64 KiB.
+    /// The body of the request, as JSON, where it was no larger than 512 KiB.
     pub request: Option<Value>,
     /// Its size in bytes.
     pub request_bytes: usize,

@@ -1,6 +1,9 @@
 //! The official SDKs of OpenAI and Anthropic: what they see, what the server said, and what a tracer makes of it.
 
 use agentsight_e2e::agent::{Agent, clean_environment};
+use agentsight_e2e::comparison::{
+    arguments, attribute_differences, cancelled, comparable, is_whole, list, output_differences,
+};
 use agentsight_e2e::model_server::ModelServer;
 use agentsight_e2e::process::run;
 use agentsight_e2e::python;
@@ -179,117 +182,6 @@ fn spans_by_trace(telemetry: &Telemetry) -> HashMap<String, Vec<&Span>> {
     by_trace
 }
 
-fn attribute_differences(served: &Served, span: &Span) -> Vec<String> {
-    let mut wrong = Vec::new();
-    let mut compare = |name: &str, want: Value| {
-        let got = span.attributes.get(name).cloned().unwrap_or_default();
-        if got != want {
-            wrong.push(format!("{name}: want {want}, got {got}"));
-        }
-    };
-    let (operation, provider) = match served.api.as_str() {
-        "completions" => ("text_completion", "openai"),
-        "embeddings" => ("embeddings", "openai"),
-        "messages" => ("chat", "anthropic"),
-        _ => ("chat", "openai"),
-    };
-    let request = served.request.clone().unwrap_or_default();
-    compare("gen_ai.operation.name", json!(operation));
-    // A model that is none of OpenAI's may be told as its own provider's.
-    if served.request_model.starts_with("gpt") || provider == "anthropic" {
-        compare("gen_ai.provider.name", json!(provider));
-    }
-    compare("gen_ai.request.model", json!(served.request_model));
-    compare("server.address", json!("localhost"));
-    compare("gen_ai.request.stream", if request["stream"] == true { json!(true) } else { Value::Null });
-    let limit = ["max_tokens", "max_completion_tokens", "max_output_tokens"];
-    compare(
-        "gen_ai.request.max_tokens",
-        limit.iter().map(|l| request[l].clone()).find(|v| !v.is_null()).unwrap_or_default(),
-    );
-    for name in ["temperature", "top_p", "frequency_penalty", "presence_penalty"] {
-        compare(&format!("gen_ai.request.{name}"), request[name].clone());
-    }
-    if is_whole(served) {
-        compare("gen_ai.response.id", json!(served.id));
-        compare("gen_ai.response.model", json!(served.model));
-        // A stream of Chat tells usage only when asked to.
-        let told = !served.stream
-            || served.api != "chat.completions"
-            || request["stream_options"]["include_usage"] == true;
-        if told {
-            compare("gen_ai.usage.input_tokens", json!(served.input_tokens));
-            compare("gen_ai.usage.output_tokens", json!(served.output_tokens));
-        }
-        let cached = served.cached_tokens.filter(|n| told && *n > 0);
-        if cached.is_some() {
-            compare("gen_ai.usage.cache_read.input_tokens", json!(cached));
-        }
-        let got = span.attributes.get("gen_ai.response.finish_reasons").cloned().unwrap_or(json!([]));
-        let got: Vec<_> =
-            got.as_array().into_iter().flatten().filter_map(Value::as_str).map(reason).collect();
-        let mut want: Vec<_> = served.finish_reasons.iter().map(|r| reason(r)).collect();
-        // Responses has one status for both; the conventions' reason is what it holds.
-        if served.api == "responses" && served.choices.iter().any(|choice| !choice.tool_calls.is_empty()) {
-            want = vec!["tool_call"];
-        }
-        if got != want {
-            wrong.push(format!("finish reasons: want {want:?}, got {got:?}"));
-        }
-    }
-    // From outside, a reset by the server and a client that has had enough look the same; both are told as incomplete.
-    let reset = served.case.as_ref().is_some_and(|case| case.contains(".cut-reset."));
-    let must_fail =
-        served.status != 200 || served.error_type.is_some() || (served.outcome == Outcome::Cut && !reset);
-    let free = reset || served.outcome == Outcome::ClientGone;
-    if free && span.text("agentsight.response.incomplete").is_none() {
-        wrong.push("a response without its end is not told as incomplete".to_owned());
-    }
-    if !free && !cancelled(served) && span.failed != must_fail {
-        wrong.push(format!("failed: want {must_fail}, got {}", span.failed));
-    }
-    if must_fail {
-        let status = served.status.to_string();
-        let allowed = [served.error_code.as_deref(), served.error_type.as_deref(), Some(&status)];
-        match span.text("error.type") {
-            None => wrong.push("no error.type".to_owned()),
-            Some(got) if served.outcome != Outcome::Cut && !allowed.contains(&Some(got)) => {
-                wrong.push(format!("error.type: want one of {allowed:?}, got {got:?}"));
-            }
-            Some(_) => {}
-        }
-    }
-    if span.kind != 3 {
-        wrong.push(format!("kind {} is not CLIENT", span.kind));
-    }
-    if span.start == 0 || span.end < span.start {
-        wrong.push(format!("from {} to {}", span.start, span.end));
-    }
-    wrong
-}
-
-/// Whether the client was sent all of an answer and wanted all of it.
-fn is_whole(served: &Served) -> bool {
-    let answered = served.status == 200 && served.error_type.is_none();
-    answered && served.outcome == Outcome::Complete && !cancelled(served)
-}
-
-/// The client of these left in the middle; on a busy machine the server has written all before it hears of it.
-fn cancelled(served: &Served) -> bool {
-    served.case.as_ref().is_some_and(|case| case.contains(".cancelled."))
-}
-
-/// Vendors' words for the same end.
-fn reason(word: &str) -> &str {
-    match word {
-        "end_turn" | "stop_sequence" | "completed" => "stop",
-        "max_tokens" | "max_output_tokens" => "length",
-        "tool_use" | "tool_calls" => "tool_call",
-        "refusal" => "content_filter",
-        other => other,
-    }
-}
-
 fn content_differences(call: &Seen, served: &Served, span: &Span) -> Vec<String> {
     let mut wrong = Vec::new();
     if matches!(served.api.as_str(), "embeddings" | "completions") {
@@ -307,17 +199,8 @@ fn content_differences(call: &Seen, served: &Served, span: &Span) -> Vec<String>
     if json!(input) != json!(call.sent) {
         wrong.push(format!("input: want {}, got {}", json!(call.sent), json!(input)));
     }
-    let output: Vec<ServedChoice> =
-        span.json("gen_ai.output.messages").iter().flat_map(list).map(said).collect();
-    let (got, want) = (comparable(&output), comparable(&served.choices));
-    if got != want {
-        wrong.push(format!("output: want {want}, got {got}"));
-    }
+    wrong.extend(output_differences(served, span));
     wrong
-}
-
-fn list(value: &Value) -> impl Iterator<Item = &Value> {
-    value.as_array().into_iter().flatten()
 }
 
 /// A part in the shape that sdk_matrix.py tells it.
@@ -329,46 +212,4 @@ fn flat(role: &str, part: &Value) -> Value {
         "blob" | "uri" | "file" => json!([role, "image"]),
         other => json!([role, other]),
     }
-}
-
-fn said(message: &Value) -> ServedChoice {
-    let mut choice = ServedChoice::default();
-    for part in list(&message["parts"]) {
-        let text = part["content"].as_str().or_else(|| part["refusal"].as_str()).unwrap_or_default();
-        match part["type"].as_str().unwrap_or_default() {
-            "text" => choice.text.push_str(text),
-            "refusal" => choice.refusal = Some(text.to_owned()),
-            "reasoning" => choice.reasoning = Some(text.to_owned()),
-            "tool_call" => choice.tool_calls.push(agentsight_e2e::truth::ServedCall {
-                id: part["id"].as_str().unwrap_or_default().to_owned(),
-                name: part["name"].as_str().unwrap_or_default().to_owned(),
-                arguments: arguments(&part["arguments"]).to_string(),
-            }),
-            _ => {}
-        }
-    }
-    choice
-}
-
-fn arguments(value: &Value) -> Value {
-    match value {
-        Value::String(text) => serde_json::from_str(text).unwrap_or_else(|_| value.clone()),
-        other => other.clone(),
-    }
-}
-
-/// Choices with a refusal as text, and arguments as JSON: where those stand differs from API to API.
-fn comparable(choices: &[ServedChoice]) -> Value {
-    choices
-        .iter()
-        .map(|choice| {
-            let calls: Vec<_> = choice
-                .tool_calls
-                .iter()
-                .map(|c| json!([c.id, c.name, arguments(&json!(c.arguments))]))
-                .collect();
-            let text = choice.refusal.as_deref().unwrap_or(&choice.text);
-            json!({"text": text, "reasoning": choice.reasoning, "tool_calls": calls})
-        })
-        .collect()
 }

@@ -272,19 +272,28 @@ pub struct NodeAgent {
     pub verbosity: Verbosity,
 }
 
-/// Tell whether this machine can trace, and what to do where it cannot
+/// Tell whether this machine can trace, and what to do where it cannot; or what would be seen of a program
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
 Run it as you would run `agentsight record`: what it says of capabilities is about itself.
+A program is only read, as one may do without being root, and not run.
 
 Exit status:
   0  this machine can trace; warnings may say what it will not see
+     PROGRAM: all of its TLS that is known to be there would be seen
   1  something is missing
+     PROGRAM: some of its TLS would not be seen, or none is known to be there
+  2  the command line is wrong, or there is no such program
 
 Examples:
   sudo agentsight check
+  agentsight check claude
   agentsight check -o json | jq '.results[] | select(.status != \"ok\")'")]
 pub struct Check {
+    /// A program: which TLS libraries it and what it links have, and how they would be probed
+    #[arg(value_name = "PROGRAM", value_hint = ValueHint::CommandName)]
+    pub program: Option<OsString>,
+
     /// Form of the answer
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
     pub output: Format,

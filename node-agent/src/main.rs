@@ -4,7 +4,7 @@ use agentsight::check::{Privileges, Report};
 use agentsight::cli::{self, Cli, Command, Format, Verbosity};
 use agentsight::export::Log;
 use agentsight::terminal::Terminal;
-use agentsight::{cluster, record, run};
+use agentsight::{check_program, cluster, record, run};
 use clap::Parser;
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
@@ -26,6 +26,17 @@ fn main() -> ExitCode {
         Command::NodeAgent(args) => {
             log(&args.verbosity);
             may_trace(&arguments).unwrap_or_else(|| cluster::run(&args))
+        }
+        Command::Check(cli::Check { program: Some(program), output }) => {
+            let Some(report) = check_program::Report::of(&program) else {
+                eprintln!("agentsight: no program {}", program.display());
+                return ExitCode::from(2);
+            };
+            let text = match output {
+                Format::Text => report.text(Terminal::of(&io::stdout())),
+                Format::Json => report.json(),
+            };
+            print(&text, report.exit_code())
         }
         Command::Check(args) => {
             let report = Report::of_this_machine();

@@ -1,6 +1,6 @@
 //! `agentsight run`: the host, traced as an AgentTrace says.
 
-use crate::capture::library::Reason;
+use crate::capture::library::{Library, Reason};
 use crate::capture::{Capture, Totals};
 use crate::causality::Cause;
 use crate::cli::Run;
@@ -217,11 +217,13 @@ pub(crate) fn refresh(metrics: &Metrics, sources: &Sources<'_>) -> Result<(), cr
 }
 
 fn processes(metrics: &Metrics, capture: Option<&Capture>) {
-    let files = capture.map_or(0, |capture| capture.attachments().probed().count());
-    metrics
-        .attachments
-        .get_or_create(&LibraryLabel { library: "openssl" })
-        .set(files.try_into().unwrap_or(i64::MAX));
+    for library in Library::ALL {
+        let files = capture.map_or(0, |capture| {
+            capture.attachments().probed().filter(|probed| probed.library == library).count()
+        });
+        let gauge = metrics.attachments.get_or_create(&LibraryLabel { library: library.name() });
+        gauge.set(files.try_into().unwrap_or(i64::MAX));
+    }
     let coverage = capture.map(Capture::coverage).unwrap_or_default();
     metrics.traced_processes.set(coverage.traced.try_into().unwrap_or(i64::MAX));
     // A reason that no process has any more goes to zero, not away.

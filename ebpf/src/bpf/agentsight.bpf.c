@@ -5,6 +5,7 @@
  */
 #include "process.bpf.h"
 #include "container.bpf.h"
-#include "openssl.bpf.h"
+#include "gnutls.bpf.h"
+#include "go.bpf.h"
 
 char LICENSE[] SEC("license") = "GPL";

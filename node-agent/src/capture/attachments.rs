@@ -1,14 +1,14 @@
 //! Which files are probed: each real file once, whoever maps it.
 
 use super::files::{FileKey, RealFile};
-use super::library::{self, Plan, Reason, Verdict};
+use super::library::{self, Library, Plan, Reason, Verdict};
 use super::programs::Programs;
 use aya::programs::ProgramError;
 use aya::programs::uprobe::UProbeLink;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::RwLock;
+use std::sync::{Mutex, RwLock};
 
 /// The kernel changes the probes of one file after the other, and takes a tenth of a second to take one back. Whoever
 /// attaches writes, whoever takes back reads: writers go first, and so a container that starts waits for one probe of
@@ -39,6 +39,10 @@ pub struct Probed {
     links: Vec<UProbeLink>,
     /// The path it was first found by.
     pub path: PathBuf,
+    /// What it holds.
+    pub library: Library,
+    /// What else it holds that is not seen.
+    pub unseen: Option<Reason>,
     /// How many probes it has.
     pub probes: usize,
     /// How many of them the kernel single-steps.
@@ -52,7 +56,7 @@ pub struct Probed {
 pub struct Coverage {
     /// Processes that map a probed file.
     pub traced: usize,
-    /// The others, by the reason.
+    /// The others, by the reason; and those of them that have a second library, which is not seen.
     pub untraceable: BTreeMap<Reason, usize>,
 }
 
@@ -69,32 +73,52 @@ pub enum Found {
     Untraceable(Reason),
 }
 
+/// Probes a file if it holds a TLS implementation. `process`: whose mounts the path goes through.
+///
+/// Nobody waits while the file is read: a program of some hundred megabytes takes some tenths of a second.
+///
+/// # Panics
+/// When another thread did while it held the lock.
+pub fn consider(attachments: &Mutex<Attachments>, path: &Path, process: Option<u32>, name: &Path) -> Found {
+    let lock = || attachments.lock().expect("no holder panics");
+    let Ok(file) = RealFile::open(path, process) else { return Found::Nothing };
+    if let Some(found) = lock().known(&file) {
+        return found;
+    }
+    let verdict = library::judge(&file.file);
+    lock().add(file, name, verdict)
+}
+
 impl Attachments {
     /// Nothing is probed yet.
     pub fn new(programs: Programs) -> Attachments {
         Attachments { programs, probed: HashMap::new(), judged: HashMap::new(), reviews: 0 }
     }
 
-    /// Probes a file if it holds a TLS implementation. `process`: whose mounts the path goes through.
-    pub fn consider(&mut self, path: &Path, process: Option<u32>, name: &Path) -> Found {
-        let Ok(file) = RealFile::open(path, process) else { return Found::Nothing };
+    /// What is known of a file; None where it has to be judged.
+    fn known(&mut self, file: &RealFile) -> Option<Found> {
         if let Some(probed) = self.probed.get_mut(&file.key) {
             probed.review = self.reviews;
-            return Found::Known;
+            return Some(Found::Known);
         }
-        match self.judged.get(&file.key) {
-            Some((changed, reason)) if *changed == file.changed => {
-                return reason.map_or(Found::Nothing, Found::Untraceable);
-            }
-            _ => {}
+        let (changed, reason) = self.judged.get(&file.key)?;
+        (*changed == file.changed).then(|| reason.map_or(Found::Nothing, Found::Untraceable))
+    }
+
+    fn add(&mut self, file: RealFile, name: &Path, verdict: Result<Verdict, library::Error>) -> Found {
+        // Another thread may have judged it, too.
+        if let Some(found) = self.known(&file) {
+            return found;
         }
-        let reason = match library::judge(&file.file) {
+        let reason = match verdict {
             Ok(Verdict::Traceable(plan)) => match self.attach(&file, &plan) {
                 Ok(links) => {
-                    tracing::info!(file = %name.display(), probes = plan.probes.len(), stepped = plan.stepped(), "attached");
+                    tracing::info!(file = %name.display(), library = plan.library.name(), probes = plan.probes.len(), stepped = plan.stepped(), "attached");
                     let probed = Probed {
                         links,
                         path: name.to_owned(),
+                        library: plan.library,
+                        unseen: plan.unseen,
                         probes: plan.probes.len(),
                         stepped: plan.stepped(),
                         review: self.reviews,
@@ -135,7 +159,8 @@ impl Attachments {
     /// What is seen of some processes, by the files that they map.
     pub fn coverage(&self, processes: impl Iterator<Item = u32>) -> Coverage {
         // Inode numbers only: devices differ between mounts.
-        let probed: HashSet<u64> = self.probed.keys().map(|key| key.inode()).collect();
+        let probed: HashMap<u64, Option<Reason>> =
+            self.probed.iter().map(|(key, probed)| (key.inode(), probed.unseen)).collect();
         let refused: HashMap<u64, Reason> =
             self.judged.iter().filter_map(|(key, (_, reason))| Some((key.inode(), (*reason)?))).collect();
         let mut coverage = Coverage::default();
@@ -144,8 +169,13 @@ impl Attachments {
             if mapped.is_empty() {
                 continue; // a kernel thread, or gone
             }
-            if mapped.iter().any(|file| probed.contains(&file.inode)) {
+            let mut traced = mapped.iter().filter_map(|file| probed.get(&file.inode)).peekable();
+            if traced.peek().is_some() {
                 coverage.traced += 1;
+                // It counts twice: some of what it says is seen, some is not.
+                if let Some(reason) = traced.flatten().next() {
+                    *coverage.untraceable.entry(*reason).or_default() += 1;
+                }
             } else {
                 let reason = mapped.iter().find_map(|file| refused.get(&file.inode));
                 *coverage.untraceable.entry(*reason.unwrap_or(&Reason::NoTlsLibrary)).or_default() += 1;

@@ -38,12 +38,22 @@ pub fn find_program(command: &OsStr, search: Option<&OsStr>) -> Option<PathBuf> 
 pub fn program_files(program: &Path, search: Option<&OsStr>, libraries: Option<&OsStr>) -> Vec<PathBuf> {
     // The loader looks there before it looks where everybody's are (ld.so(8)).
     let own = libraries.map(folders_of).unwrap_or_default();
-    let folders = [own.clone(), system_folders()].concat();
+    let mut first = vec![program.to_owned()];
+    first.extend(tls_libraries(own));
+    first.extend(RUNTIMES.iter().filter_map(|name| find_program(OsStr::new(name), search)));
+    files_from(first, search, libraries)
+}
+
+/// What a program itself will map, as [`program_files`], without run-times that it may start.
+pub fn own_files(program: &Path, search: Option<&OsStr>, libraries: Option<&OsStr>) -> Vec<PathBuf> {
+    files_from(vec![program.to_owned()], search, libraries)
+}
+
+fn files_from(first: Vec<PathBuf>, search: Option<&OsStr>, libraries: Option<&OsStr>) -> Vec<PathBuf> {
+    let folders = [libraries.map(folders_of).unwrap_or_default(), system_folders()].concat();
     let mut found = Vec::new();
     let mut seen = BTreeSet::new();
-    let mut queue = VecDeque::from([program.to_owned()]);
-    queue.extend(tls_libraries(own));
-    queue.extend(RUNTIMES.iter().filter_map(|name| find_program(OsStr::new(name), search)));
+    let mut queue = VecDeque::from(first);
     while let Some(path) = queue.pop_front() {
         let Ok(path) = path.canonicalize() else { continue };
         if found.len() >= MOST_FILES || !seen.insert(path.clone()) {
@@ -125,10 +135,12 @@ pub(super) fn tls_libraries(folders: impl IntoIterator<Item = PathBuf>) -> Vec<P
         .collect()
 }
 
-/// `libssl.so.3`, `libssl-1a2b3c.so.1.1` (vendored in a Python wheel), but not NSS' `libssl3.so`.
+/// `libssl.so.3`, `libssl-1a2b3c.so.1.1` (vendored in a Python wheel), `libgnutls.so.30`, but not NSS' `libssl3.so`.
 fn is_tls_library(name: &OsStr) -> bool {
     let name = name.as_bytes();
-    (name.starts_with(b"libssl.so") || name.starts_with(b"libssl-"))
+    ["libssl.so", "libssl-", "libgnutls.so", "libgnutls-"]
+        .iter()
+        .any(|known| name.starts_with(known.as_bytes()))
         && name.windows(3).any(|part| part == b".so")
 }
 
@@ -141,10 +153,13 @@ fn folders_of(path: &OsStr) -> Vec<PathBuf> {
         .collect()
 }
 
-/// The loader's folders: its defaults, and those of `/etc/ld.so.conf`.
+/// The loader's folders: its defaults, which in Debian's are those of the architecture first (images without a shell have
+/// no `/etc/ld.so.conf`), and those of `/etc/ld.so.conf`.
 fn system_folders() -> Vec<PathBuf> {
-    let mut folders: BTreeSet<PathBuf> =
-        ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib"].map(PathBuf::from).into();
+    let defaults = ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib"].map(PathBuf::from);
+    let architecture = ["/lib", "/usr/lib"]
+        .map(|folder| PathBuf::from(format!("{folder}/{}-linux-gnu", std::env::consts::ARCH)));
+    let mut folders: BTreeSet<PathBuf> = architecture.into_iter().chain(defaults).collect();
     let extra = std::fs::read_dir("/etc/ld.so.conf.d")
         .into_iter()
         .flatten()
@@ -248,6 +263,7 @@ mod tests {
     fn nss_is_not_taken_for_openssl() {
         assert!(is_tls_library(OsStr::new("libssl.so.1.1")));
         assert!(is_tls_library(OsStr::new("libssl-4c2a.so.3")));
+        assert!(is_tls_library(OsStr::new("libgnutls.so.30")));
         assert!(!is_tls_library(OsStr::new("libssl3.so")));
         assert!(!is_tls_library(OsStr::new("libssl.a")));
     }

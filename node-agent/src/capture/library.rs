@@ -5,10 +5,14 @@
 //! for such an instruction, but never gives up being right: a return probe stands only where the stack pointer still
 //! points at the return address, since it overwrites what stands there.
 
+use super::go::{self, Go, Sections};
+use super::image::Image;
+use super::stripped::{self, Stripped};
 use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register};
 use object::read::elf::{ElfFile64, FileHeader};
 use object::{
-    Endianness, Object, ObjectSegment, ObjectSymbol, ObjectSymbolTable, ReadCache, ReadRef, SymbolKind,
+    Endianness, Object, ObjectSection, ObjectSegment, ObjectSymbol, ObjectSymbolTable, ReadCache, ReadRef,
+    SymbolKind,
 };
 use std::collections::HashMap;
 use std::fs::File;
@@ -27,15 +31,15 @@ pub enum Verdict {
 /// Why plaintext that passes through a file stays unseen.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub enum Reason {
-    /// GnuTLS.
-    GnuTls,
     /// Mozilla's NSS.
     Nss,
-    /// Go's crypto/tls.
+    /// Go's crypto/tls, in a form that is not known.
     GoTls,
     /// A Java virtual machine: its TLS is Java code.
     JavaTls,
-    /// OpenSSL's functions are there, in a shape that no safe probe fits.
+    /// rustls, compiled into the program.
+    Rustls,
+    /// A TLS library is there, in a shape that no safe probe fits, or whose functions are not certain.
     UnknownShape,
     /// A machine code that this build does not read.
     Architecture,
@@ -48,10 +52,10 @@ pub enum Reason {
 impl Reason {
     /// All reasons.
     pub const ALL: [Reason; 8] = [
-        Reason::GnuTls,
         Reason::Nss,
         Reason::GoTls,
         Reason::JavaTls,
+        Reason::Rustls,
         Reason::UnknownShape,
         Reason::Architecture,
         Reason::NoTlsLibrary,
@@ -61,10 +65,10 @@ impl Reason {
     /// The reason as status, metrics and documents name it.
     pub fn name(self) -> &'static str {
         match self {
-            Reason::GnuTls => "GnuTls",
             Reason::Nss => "Nss",
             Reason::GoTls => "GoTls",
             Reason::JavaTls => "JavaTls",
+            Reason::Rustls => "Rustls",
             Reason::UnknownShape => "UnknownShape",
             Reason::Architecture => "Architecture",
             Reason::NoTlsLibrary => "NoTlsLibrary",
@@ -73,9 +77,54 @@ impl Reason {
     }
 }
 
+/// A TLS library whose plaintext is seen.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Library {
+    /// OpenSSL, and libraries with its functions under their names.
+    OpenSsl,
+    /// BoringSSL.
+    BoringSsl,
+    /// GnuTLS.
+    GnuTls,
+    /// Go's crypto/tls.
+    Go,
+}
+
+impl Library {
+    /// All of them.
+    pub const ALL: [Library; 4] = [Library::OpenSsl, Library::BoringSsl, Library::GnuTls, Library::Go];
+
+    /// Its name in metrics and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Library::OpenSsl => "openssl",
+            Library::BoringSsl => "boringssl",
+            Library::GnuTls => "gnutls",
+            Library::Go => "go",
+        }
+    }
+}
+
+/// How a library's functions were found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Found {
+    /// By their names in the file's symbol tables.
+    BySymbols,
+    /// By the errors that their code reports.
+    ByErrors,
+    /// By Go's table of functions.
+    ByFunctionTable,
+}
+
 /// The probes of one file.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Plan {
+    /// What the file holds.
+    pub library: Library,
+    /// How that is known.
+    pub found: Found,
+    /// A second library in the same file, whose plaintext is not seen.
+    pub unseen: Option<Reason>,
     /// The GNU build-id, where the file has one.
     pub build_id: Option<Vec<u8>>,
     /// What is probed, in the order of attachment: connection objects before the calls that use them.
@@ -102,7 +151,7 @@ pub struct Probe {
     pub emulated: bool,
 }
 
-/// A program of `ebpf/src/bpf/openssl.bpf.h`.
+/// A program of `ebpf/src/bpf/openssl.bpf.h`, `gnutls.bpf.h` or `go.bpf.h`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Program {
     /// `SSL_read(ssl, buffer, int)`.
@@ -127,11 +176,29 @@ pub enum Program {
     FreeState,
     /// `SSL_clear(ssl)`.
     Clear,
+    /// `(*Conn).Read(buffer)` of Go's crypto/tls.
+    GoRead,
+    /// `(*Conn).Write(buffer)`.
+    GoWrite,
+    /// A `RET` of either.
+    GoLeave,
+    /// `(*Conn).clientHandshake` and `serverHandshake`.
+    GoHandshake,
+    /// `(*Conn).Close`.
+    GoClose,
+    /// `gnutls_record_send(session, data, size)` and `gnutls_record_send2`.
+    GnuTlsWrite,
+    /// `gnutls_handshake(session)`.
+    GnuTlsHandshake,
+    /// `gnutls_record_uncork(session, flags)`.
+    GnuTlsUncork,
+    /// Its return.
+    GnuTlsUncorkLeave,
 }
 
 impl Program {
     /// All programs.
-    pub const ALL: [Program; 11] = [
+    pub const ALL: [Program; 20] = [
         Program::ReadInt,
         Program::ReadEx,
         Program::WriteInt,
@@ -143,6 +210,15 @@ impl Program {
         Program::Free,
         Program::FreeState,
         Program::Clear,
+        Program::GoRead,
+        Program::GoWrite,
+        Program::GoLeave,
+        Program::GoHandshake,
+        Program::GoClose,
+        Program::GnuTlsWrite,
+        Program::GnuTlsHandshake,
+        Program::GnuTlsUncork,
+        Program::GnuTlsUncorkLeave,
     ];
 
     /// Its name in the object.
@@ -159,6 +235,15 @@ impl Program {
             Program::Free => "free_enter",
             Program::FreeState => "free_enter_state",
             Program::Clear => "clear_enter",
+            Program::GoRead => "go_read",
+            Program::GoWrite => "go_write",
+            Program::GoLeave => "go_leave",
+            Program::GoHandshake => "go_handshake",
+            Program::GoClose => "go_close",
+            Program::GnuTlsWrite => "gnutls_write",
+            Program::GnuTlsHandshake => "gnutls_handshake",
+            Program::GnuTlsUncork => "gnutls_uncork",
+            Program::GnuTlsUncorkLeave => "gnutls_uncork_leave",
         }
     }
 }
@@ -169,33 +254,150 @@ pub enum Error {
     /// It is no ELF file, or a broken one.
     #[error("not a readable ELF file: {0}")]
     Elf(#[from] object::Error),
+    /// It could not be read.
+    #[error("cannot read the file: {0}")]
+    Io(#[from] std::io::Error),
 }
 
 /// Judges an ELF file.
 ///
 /// # Errors
-/// [`Error::Elf`] when the file is no ELF file of 64 bits, or a broken one.
+/// [`Error::Elf`] when the file is no ELF file of 64 bits, or a broken one; [`Error::Io`] when it cannot be read.
 pub fn judge(file: &File) -> Result<Verdict, Error> {
     let cache = ReadCache::new(file);
-    judge_data(&cache)
+    let elf = ElfFile64::<Endianness, _>::parse(&cache)?;
+    let symbols = TlsSymbols::find(&elf);
+    if symbols.has("SSL_read") && symbols.has("SSL_write") && !symbols.passes_on {
+        return with_symbols(&elf, &symbols, Library::OpenSsl);
+    }
+    if symbols.has("gnutls_record_recv") && symbols.has("gnutls_record_send") {
+        return with_symbols(&elf, &symbols, Library::GnuTls);
+    }
+    if let Some(sections) = go_sections(&elf) {
+        return of_go(file, &elf, &sections);
+    }
+    if let Some(reason) = symbols.other {
+        return Ok(Verdict::Untraceable(reason));
+    }
+    without_symbols(file, &elf)
 }
 
-fn judge_data<'data, R: ReadRef<'data>>(data: R) -> Result<Verdict, Error> {
-    let elf = ElfFile64::<Endianness, R>::parse(data)?;
-    let symbols = TlsSymbols::find(&elf);
-    if !symbols.has("SSL_read") || !symbols.has("SSL_write") {
-        return Ok(symbols.other.map_or(Verdict::NoTls, Verdict::Untraceable));
+fn go_sections<'data, R: ReadRef<'data>>(elf: &ElfFile64<'data, Endianness, R>) -> Option<Sections> {
+    let (mut functions, mut module, mut text) = (None, None, None);
+    for section in elf.sections() {
+        let range = section.address()..section.address().checked_add(section.size())?;
+        match section.name_bytes() {
+            Ok(b".gopclntab" | b".data.rel.ro.gopclntab") => functions = Some(range),
+            Ok(b".go.module") => module = Some(range),
+            Ok(b".text") => text = Some(range),
+            _ => {}
+        }
     }
+    Some(Sections { functions: functions?, module, text })
+}
+
+fn of_go<'data, R: ReadRef<'data>>(
+    file: &File,
+    elf: &ElfFile64<'data, Endianness, R>,
+    sections: &Sections,
+) -> Result<Verdict, Error> {
     if elf.elf_header().e_machine(elf.endian()) != object::elf::EM_X86_64 {
         return Ok(Verdict::Untraceable(Reason::Architecture));
     }
-    let code = Code64 { elf: &elf, symbols: &symbols };
-    let Some(probes) = code.plan() else { return Ok(Verdict::Untraceable(Reason::UnknownShape)) };
-    let build_id = elf.build_id()?.map(<[u8]>::to_vec);
-    Ok(Verdict::Traceable(Plan { build_id, probes }))
+    let Some(image) = Image::of(file, elf) else { return Ok(Verdict::Untraceable(Reason::GoTls)) };
+    let methods = match go::find(&image, sections)? {
+        Go::Absent => return Ok(Verdict::NoTls),
+        Go::Uncertain => return Ok(Verdict::Untraceable(Reason::GoTls)),
+        Go::Found(methods) => methods,
+    };
+    let mut places: Vec<(Program, Place)> = Vec::new();
+    places.extend(methods.handshakes.iter().map(|place| (Program::GoHandshake, *place)));
+    places.extend(methods.close.map(|place| (Program::GoClose, place)));
+    for (program, method) in [(Program::GoRead, &methods.read), (Program::GoWrite, &methods.write)] {
+        // Returns first: of a call that is entered, the return is not missed.
+        places.extend(method.returns.iter().map(|place| (Program::GoLeave, *place)));
+        places.push((program, method.entry));
+    }
+    let probes = places.into_iter().map(|(program, place)| {
+        let offset = image.offset(place.address)?;
+        Some(Probe { program, offset, cookie: None, emulated: place.emulated })
+    });
+    let Some(probes) = probes.collect() else { return Ok(Verdict::Untraceable(Reason::GoTls)) };
+    Ok(Verdict::Traceable(Plan {
+        library: Library::Go,
+        found: Found::ByFunctionTable,
+        unseen: None,
+        build_id: elf.build_id()?.map(<[u8]>::to_vec),
+        probes,
+    }))
 }
 
-const OPENSSL: &[&str] = &[
+/// A program with a TLS library inside has more code than this, in bytes; most of what is mapped has less, and is not to
+/// hold up what comes after it: a call may be on its way.
+const LEAST_CODE: u64 = 1 << 20;
+
+/// BoringSSL or OpenSSL inside of a program that has no symbols.
+fn without_symbols<'data, R: ReadRef<'data>>(
+    file: &File,
+    elf: &ElfFile64<'data, Endianness, R>,
+) -> Result<Verdict, Error> {
+    let Some(image) = Image::of(file, elf).filter(|image| image.code_bytes() >= LEAST_CODE) else {
+        return Ok(Verdict::NoTls);
+    };
+    // Where it panics it says where, so the path of its source stands in every program that has it.
+    let has_rustls = !image.find(&[b"/rustls-0."])?.concat().is_empty();
+    let unseen = has_rustls.then_some(Reason::Rustls);
+    let (library, calls) = match stripped::find(&image)? {
+        Stripped::Absent => return Ok(unseen.map_or(Verdict::NoTls, Verdict::Untraceable)),
+        Stripped::Uncertain => return Ok(Verdict::Untraceable(Reason::UnknownShape)),
+        Stripped::BoringSsl { read, write } => {
+            (Library::BoringSsl, [(Program::ReadInt, read), (Program::WriteInt, write)])
+        }
+        Stripped::OpenSsl { read, write, flags } => {
+            let program = if flags { Program::WriteEx2 } else { Program::WriteEx };
+            (Library::OpenSsl, [(Program::ReadEx, read), (program, write)])
+        }
+    };
+    let mut probes = Vec::new();
+    for (program, Place { address, emulated }) in calls {
+        let Some(offset) = image.offset(address) else {
+            return Ok(Verdict::Untraceable(Reason::UnknownShape));
+        };
+        probes.extend([program, Program::Leave].map(|program| Probe {
+            program,
+            offset,
+            cookie: None,
+            emulated,
+        }));
+    }
+    Ok(Verdict::Traceable(Plan {
+        library,
+        found: Found::ByErrors,
+        unseen,
+        build_id: elf.build_id()?.map(<[u8]>::to_vec),
+        probes,
+    }))
+}
+
+fn with_symbols<'data, R: ReadRef<'data>>(
+    elf: &ElfFile64<'data, Endianness, R>,
+    symbols: &TlsSymbols,
+    library: Library,
+) -> Result<Verdict, Error> {
+    if elf.elf_header().e_machine(elf.endian()) != object::elf::EM_X86_64 {
+        return Ok(Verdict::Untraceable(Reason::Architecture));
+    }
+    let code = Code64 { elf, symbols };
+    let probes = match library {
+        Library::GnuTls => code.gnutls(),
+        _ => code.openssl(),
+    };
+    let Some(probes) = probes else { return Ok(Verdict::Untraceable(Reason::UnknownShape)) };
+    let build_id = elf.build_id()?.map(<[u8]>::to_vec);
+    Ok(Verdict::Traceable(Plan { library, found: Found::BySymbols, unseen: None, build_id, probes }))
+}
+
+const KNOWN: &[&str] = &[
     "SSL_read",
     "SSL_read_ex",
     "SSL_write",
@@ -207,31 +409,37 @@ const OPENSSL: &[&str] = &[
     "SSL_sendfile",
     "SSL_get_shutdown",
     "SSL_in_init",
+    "gnutls_handshake",
+    "gnutls_deinit",
+    "gnutls_record_recv",
+    "gnutls_record_send",
+    "gnutls_record_send2",
+    "gnutls_record_uncork",
 ];
 
 /// Symbols that say which other TLS implementation a file is.
-const OTHERS: &[(&str, Reason)] = &[
-    ("gnutls_record_recv", Reason::GnuTls),
-    ("SSL_ImportFD", Reason::Nss),
-    ("crypto/tls.(*Conn).Read", Reason::GoTls),
-    ("JNI_CreateJavaVM", Reason::JavaTls),
-];
+const OTHERS: &[(&str, Reason)] = &[("SSL_ImportFD", Reason::Nss), ("JNI_CreateJavaVM", Reason::JavaTls)];
 
 struct TlsSymbols {
     /// Address by name: dynamic symbols before those of `.symtab`.
     addresses: HashMap<&'static str, u64>,
     other: Option<Reason>,
+    /// Its OpenSSL functions are GnuTLS' underneath, where they are seen (libgnutls-openssl).
+    passes_on: bool,
 }
 
 impl TlsSymbols {
     fn find<'data, R: ReadRef<'data>>(elf: &ElfFile64<'data, Endianness, R>) -> TlsSymbols {
-        let mut found = TlsSymbols { addresses: HashMap::new(), other: None };
+        let mut found = TlsSymbols { addresses: HashMap::new(), other: None, passes_on: false };
         for symbol in elf.dynamic_symbols().chain(elf.symbols()) {
+            let Ok(name) = symbol.name_bytes() else { continue };
+            if symbol.is_undefined() {
+                found.passes_on |= name == b"gnutls_record_recv";
+            }
             if symbol.is_undefined() || symbol.address() == 0 || symbol.kind() != SymbolKind::Text {
                 continue;
             }
-            let Ok(name) = symbol.name_bytes() else { continue };
-            if let Some(known) = OPENSSL.iter().find(|known| known.as_bytes() == name) {
+            if let Some(known) = KNOWN.iter().find(|known| known.as_bytes() == name) {
                 found.addresses.entry(known).or_insert(symbol.address());
             } else if let Some((_, reason)) = OTHERS.iter().find(|(other, _)| other.as_bytes() == name) {
                 found.other.get_or_insert(*reason);
@@ -250,9 +458,9 @@ const READ_AHEAD: usize = 256;
 
 /// A place where a probe may stand.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Place {
-    address: u64,
-    emulated: bool,
+pub(super) struct Place {
+    pub(super) address: u64,
+    pub(super) emulated: bool,
 }
 
 /// What stands behind an exported function: itself, or the internal one that it hands its arguments to.
@@ -267,7 +475,34 @@ struct Code64<'a, 'data, R: ReadRef<'data>> {
 }
 
 impl<'data, R: ReadRef<'data>> Code64<'_, 'data, R> {
-    fn plan(&self) -> Option<Vec<Probe>> {
+    /// `gnutls_record_send2` serves `gnutls_record_send`, since 3.6.3.
+    fn gnutls(&self) -> Option<Vec<Probe>> {
+        let mut probes = Vec::new();
+        let calls = [
+            ("gnutls_handshake", Program::GnuTlsHandshake, false),
+            ("gnutls_deinit", Program::Free, false),
+            ("gnutls_record_uncork", Program::GnuTlsUncork, false),
+            ("gnutls_record_uncork", Program::GnuTlsUncorkLeave, false),
+            ("gnutls_record_recv", Program::ReadInt, true),
+            ("gnutls_record_send2", Program::GnuTlsWrite, true),
+            ("gnutls_record_send", Program::GnuTlsWrite, true),
+        ];
+        for (name, program, returns) in calls {
+            let Some(address) = self.symbol(name) else { continue };
+            let inner = self.symbol("gnutls_record_send2");
+            if name == "gnutls_record_send" && inner.is_some_and(|inner| self.leads_to(address, inner)) {
+                continue;
+            }
+            let place = self.entry(address)?;
+            self.add(&mut probes, program, place, None)?;
+            if returns {
+                self.add(&mut probes, Program::Leave, place, None)?;
+            }
+        }
+        Some(probes)
+    }
+
+    fn openssl(&self) -> Option<Vec<Probe>> {
         let mut probes = Vec::new();
         if let Some(place) = self.symbol("SSL_new").and_then(|address| self.entry(address)) {
             self.add(&mut probes, Program::NewLeave, place, None)?;
@@ -497,7 +732,7 @@ struct FirstCall {
 
 /// What x86 kernels emulate instead of single-stepping it (arch/x86/kernel/uprobes.c): pushes of a register, nops,
 /// relative calls and jumps.
-fn is_emulated(instruction: &Instruction) -> bool {
+pub(super) fn is_emulated(instruction: &Instruction) -> bool {
     match instruction.mnemonic() {
         Mnemonic::Push => {
             instruction.op0_kind() == OpKind::Register
@@ -560,8 +795,52 @@ mod tests {
 
     #[test]
     fn a_file_without_tls_functions_is_no_tls() {
+        assert_eq!(judge(&File::open("/bin/sh").expect("readable")).expect("an ELF file"), Verdict::NoTls);
+    }
+
+    #[test]
+    fn a_program_with_rustls_says_so() {
+        // The agent sends by it.
         let this = std::env::current_exe().expect("a test has a path");
-        assert_eq!(judge(&File::open(this).expect("readable")).expect("an ELF file"), Verdict::NoTls);
+        let verdict = judge(&File::open(this).expect("readable")).expect("an ELF file");
+        assert_eq!(verdict, Verdict::Untraceable(Reason::Rustls));
+    }
+
+    /// What a broken file is taken for does not matter, as long as that ends.
+    #[test]
+    fn files_with_broken_headers_and_tables_are_judged_or_refused() {
+        use std::io::{Seek, SeekFrom, Write};
+        use std::os::unix::fs::FileExt;
+        let whole = std::fs::read("/bin/sh").expect("readable");
+        let mut file = tempfile::tempfile().expect("a temporary file");
+        file.write_all(&whole).expect("room");
+        // As much code as is searched for libraries without symbols.
+        file.seek(SeekFrom::Start((whole.len() as u64) + (4 << 20))).expect("a place");
+        file.write_all(b"\0vendor/ssl/ssl_lib.cc\0").expect("room");
+        let mut state = 0x9e37_79b9_7f4a_7c15u64;
+        let mut random = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state
+        };
+        for _ in 0..500 {
+            // The header, the program headers behind it, and the section headers at the end.
+            let tables = [(0, 1024), (whole.len() as u64 - 2048, 2048)];
+            let mut changed = Vec::new();
+            for _ in 0..1 + random() % 4 {
+                let (start, length) = tables[(random() % 2) as usize];
+                let at = start + random() % length;
+                let value = [0, 1, 0x7f, 0x80, 0xff, (random() & 0xff) as u8][(random() % 6) as usize];
+                file.write_all_at(&[value], at).expect("room");
+                changed.push(at);
+            }
+            let _ = judge(&file);
+            for at in changed {
+                file.write_all_at(&whole[at as usize..][..1], at).expect("room");
+            }
+        }
+        assert_eq!(judge(&file).expect("an ELF file"), Verdict::NoTls);
     }
 
     #[test]

@@ -5,10 +5,13 @@ pub mod containers;
 pub mod discover;
 pub mod events;
 pub mod files;
+mod go;
+mod image;
 pub mod library;
 pub mod mmap;
 pub mod programs;
 pub mod ring;
+mod stripped;
 pub mod trial;
 pub mod watch;
 
@@ -117,7 +120,7 @@ impl Capture {
     pub fn probe_selected(&self) {
         for process in self.selected_processes() {
             for mapped in discover::mapped_files(process) {
-                self.attachments().consider(&mapped.link, Some(process), &mapped.name);
+                attachments::consider(&self.attachments, &mapped.link, Some(process), &mapped.name);
             }
         }
     }
@@ -143,7 +146,7 @@ impl Capture {
 
     fn probe_files(&self, files: Vec<PathBuf>) {
         for file in files {
-            self.attachments().consider(&file, None, &file);
+            attachments::consider(&self.attachments, &file, None, &file);
         }
     }
 

@@ -104,14 +104,15 @@ fn run(
         }
         mappings.drain(|mapping| waiting.push(mapping));
         lost.store(mappings.lost(), Ordering::Relaxed);
-        let mut attachments = attachments.lock().expect("no holder panics");
-        if reviews != attachments.reviews() {
-            reviews = attachments.reviews();
+        let lock = || attachments.lock().expect("no holder panics");
+        let begun = lock().reviews();
+        if reviews != begun {
+            reviews = begun;
             seen.clear();
         }
         for mapping in waiting.drain(..) {
             if mapping.process == own
-                || !is_traced(&mut attachments, &mapping, whose)
+                || !is_traced(&mut lock(), &mapping, whose)
                 || seen.contains(&mapping.file)
             {
                 continue;
@@ -119,12 +120,12 @@ fn run(
             if seen.len() >= REMEMBERED {
                 seen.clear();
             }
-            consider(&mut attachments, &mapping);
+            consider(attachments, &mapping);
             seen.insert(mapping.file);
         }
         if pruned.elapsed() >= PRUNE {
             pruned = Instant::now();
-            attachments::take_back(attachments.prune());
+            attachments::take_back(lock().prune());
         }
     }
 }
@@ -157,12 +158,12 @@ fn is_program(mapping: &Mapping) -> bool {
     std::fs::read_link(format!("/proc/{}/exe", mapping.process)).is_ok_and(|program| program == mapping.name)
 }
 
-fn consider(attachments: &mut Attachments, mapping: &Mapping) {
+fn consider(attachments: &Mutex<Attachments>, mapping: &Mapping) {
     let process = mapping.process;
     let (start, end) = (mapping.start, mapping.start + mapping.length);
     // The link leads to the very file whatever became of its name; it goes with the mapping, the root with the process.
     let link = PathBuf::from(format!("/proc/{process}/map_files/{start:x}-{end:x}"));
     let in_root = PathBuf::from(format!("/proc/{process}/root{}", mapping.name.display()));
     let path = [link, in_root].into_iter().find(|path| path.exists()).unwrap_or_else(|| mapping.name.clone());
-    attachments.consider(&path, Some(process), &mapping.name);
+    attachments::consider(attachments, &path, Some(process), &mapping.name);
 }

@@ -9,7 +9,7 @@
 //! traced container has are let go.
 
 use super::Shared;
-use crate::capture::attachments::{Attachments, take_back};
+use crate::capture::attachments::{self, Attachments, take_back};
 use crate::capture::containers::{Hierarchy, root_files};
 use crate::capture::discover;
 use crate::clock;
@@ -94,11 +94,11 @@ impl Prober<'_> {
         let Some(first) = inside.first() else { return false };
         // One file at a time: others want to look at theirs.
         for file in root_files(&PathBuf::from(format!("/proc/{first}/root"))) {
-            self.attachments().consider(&file, Some(*first), &file);
+            attachments::consider(self.attachments, &file, Some(*first), &file);
         }
         for pid in &inside {
             for mapped in discover::mapped_files(*pid) {
-                self.attachments().consider(&mapped.link, Some(*pid), &mapped.name);
+                attachments::consider(self.attachments, &mapped.link, Some(*pid), &mapped.name);
             }
         }
         true

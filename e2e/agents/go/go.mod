@@ -1,0 +1,3 @@
+module agentsight.dev/e2e
+
+go 1.24

@@ -1,0 +1,82 @@
+//! The Go program of `e2e/agents/go`, linked in different ways.
+
+use crate::process::{PATIENCE, Process, run};
+use crate::python;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::mpsc::channel;
+use std::thread;
+use tempfile::TempDir;
+
+/// How a program is linked.
+#[derive(Clone, Copy, Debug)]
+pub struct Build {
+    /// Arguments of `go build`.
+    pub arguments: &'static [&'static str],
+    /// With C.
+    pub cgo: bool,
+}
+
+/// Builds the program; without Go the test is skipped, which is said.
+///
+/// # Panics
+/// With `AGENTSIGHT_REQUIRE_EBPF=1`, as in CI, where it would be skipped; or the program does not build.
+pub fn build_or_skip(build: Build, program: &Path) -> Option<()> {
+    if Command::new("go").arg("version").output().is_err() {
+        let required = std::env::var_os("AGENTSIGHT_REQUIRE_EBPF").is_some_and(|value| value == "1");
+        assert!(!required, "AGENTSIGHT_REQUIRE_EBPF=1, but there is no Go");
+        eprintln!("skipped: there is no Go");
+        return None;
+    }
+    let output = run(Command::new("go")
+        .arg("build")
+        .args(build.arguments)
+        .arg("-o")
+        .arg(program)
+        .current_dir(python::agent("go"))
+        .envs([("GOTOOLCHAIN", "local"), ("GOPROXY", "off"), ("GOFLAGS", "-buildvcs=false")])
+        .env("CGO_ENABLED", if build.cgo { "1" } else { "0" }));
+    assert!(output.status.success(), "go build: {}", String::from_utf8_lossy(&output.stderr));
+    Some(())
+}
+
+/// Its model server, which offers HTTP/1.1 and HTTP/2.
+pub struct GoServer {
+    _process: Process,
+    folder: TempDir,
+    port: String,
+}
+
+impl GoServer {
+    /// Starts it and waits until it listens; it ends with its owner.
+    ///
+    /// # Panics
+    /// It does not start.
+    pub fn start(program: &Path) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut command = Command::new(program);
+        command.arg("serve").arg(folder.path().join("ca.pem")).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut process = Process::spawn(&mut command);
+        let stdout = process.child().stdout.take().expect("it was asked for");
+        let (sender, line) = channel();
+        thread::spawn(move || {
+            let mut line = String::new();
+            drop(BufReader::new(stdout).read_line(&mut line));
+            drop(sender.send(line));
+        });
+        let port = line.recv_timeout(PATIENCE).expect("it says where it listens").trim().to_owned();
+        assert!(!port.is_empty(), "the server did not start");
+        Self { _process: process, folder, port }
+    }
+
+    /// `https://localhost:PORT`.
+    pub fn base(&self) -> String {
+        format!("https://localhost:{}", self.port)
+    }
+
+    /// The certificate that clients trust.
+    pub fn ca(&self) -> PathBuf {
+        self.folder.path().join("ca.pem")
+    }
+}

@@ -1,0 +1,145 @@
+//! Real agents, as people run them, with the model server in the place of their provider.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use agentsight_e2e::agent::Agent;
+use agentsight_e2e::comparison::{attribute_differences, output_differences};
+use agentsight_e2e::model_server::ModelServer;
+use agentsight_e2e::process::run;
+use agentsight_e2e::real_agents;
+use agentsight_e2e::telemetry::Telemetry;
+use agentsight_e2e::truth::Served;
+use serde_json::{Value, json};
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+const SYSTEM_CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+/// One release for each way in which Bun was compiled: segments, calling forms and places differ.
+#[test]
+fn claude_code_with_a_tool_call_is_seen_whole_in_each_release() {
+    let Some(agent) = Agent::or_skip() else { return };
+    for version in ["2.1.119", "2.1.224", "2.1.332"] {
+        let Some(program) = real_agents::or_skip("claude", version) else { return };
+        let server = ModelServer::start();
+        let recording = agent
+            .record(program)
+            .option("--content")
+            .args(["-p", "--dangerously-skip-permissions", "--tools=Bash"])
+            .arg(r#"Please use Bash {"command":"echo agentsight-$((40+2))","description":"say"}"#)
+            .env("TERM", "dumb")
+            .env("IS_SANDBOX", "1")
+            .env("ANTHROPIC_API_KEY", "sk-ant-test-0123456789")
+            .env("ANTHROPIC_BASE_URL", server.base())
+            .env("NODE_EXTRA_CA_CERTS", server.ca())
+            .env("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1")
+            .env("DISABLE_AUTOUPDATER", "1")
+            .run()
+            .succeeded();
+        let said = String::from_utf8_lossy(&recording.output.stdout);
+        assert!(said.contains("agentsight-42"), "Claude Code {version}: {said}");
+        let log = String::from_utf8_lossy(&recording.output.stderr);
+        let who = format!("Claude Code {version}");
+        let calls = calls_are_what_was_served(&recording.telemetry, server.stop(), &who, &log);
+        assert!(calls >= 2, "Claude Code {version}: a call before and one after the tool, not {calls}");
+    }
+}
+
+/// Codex trusts what the system trusts only where no variable names a certificate; then it speaks by the OpenSSL that is
+/// linked into it, without symbols. So the system's bundle is another one, for it alone.
+#[test]
+fn codex_with_a_tool_call_over_http_is_seen_whole_in_each_release() {
+    let Some(agent) = Agent::or_skip() else { return };
+    for version in ["0.130.0", "0.171.0"] {
+        let Some(program) = real_agents::or_skip("codex", version) else { return };
+        let who = format!("Codex {version}");
+        let server = ModelServer::start();
+        let folder = tempfile::tempdir().unwrap();
+        let bundle = folder.path().join("bundle.pem");
+        std::fs::copy(SYSTEM_CERTIFICATES, &bundle).unwrap();
+        let ca = std::fs::read(server.ca()).unwrap();
+        std::fs::OpenOptions::new().append(true).open(&bundle).unwrap().write_all(&ca).unwrap();
+        let configuration = format!(
+            r#"model_provider = "mock"
+model = "gpt-5"
+check_for_update_on_startup = false
+[analytics]
+enabled = false
+[model_providers.mock]
+name = "mock"
+base_url = "{}/v1"
+env_key = "OPENAI_API_KEY"
+wire_api = "responses"
+supports_websockets = false
+"#,
+            server.base()
+        );
+        std::fs::write(folder.path().join("config.toml"), configuration).unwrap();
+        let record = agent
+            .record(program)
+            .option("--content")
+            .args(["exec", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox"])
+            .arg(r#"Please use exec_command {"cmd":"echo agentsight-$((40+2))"}"#)
+            .env("TERM", "dumb")
+            .env("CODEX_HOME", folder.path())
+            .env("OPENAI_API_KEY", "sk-test-0123456789");
+        let traced = record.command();
+        let mut command = Command::new("unshare");
+        command
+            .args(["--mount", "sh", "-c", r#"mount --bind "$0" "$1" && shift && exec "$@""#])
+            .arg(&bundle)
+            .arg(SYSTEM_CERTIFICATES)
+            .arg(traced.get_program())
+            .args(traced.get_args())
+            .env_clear()
+            .envs(traced.get_envs().filter_map(|(name, value)| Some((name, value?))))
+            .stdin(Stdio::null());
+        let output = run(&mut command);
+        let said = String::from_utf8_lossy(&output.stdout);
+        let log = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{who}: {said}\n{log}");
+        assert!(said.contains("agentsight-42"), "{who}: {said}\n{log}");
+        let telemetry = Telemetry::read(&record.file()).unwrap();
+        let calls = calls_are_what_was_served(&telemetry, server.stop(), &who, &log);
+        assert!(calls >= 2, "{who}: a call before and one after the tool, not {calls}");
+    }
+}
+
+#[test]
+fn what_would_be_seen_of_an_agent_is_told_without_running_it() {
+    let Some(agent) = Agent::or_skip() else { return };
+    let Some(claude) = real_agents::or_skip("claude", "2.1.332") else { return };
+    let Some(codex) = real_agents::or_skip("codex", "0.171.0") else { return };
+    let report = |program: &Path| -> (Option<i32>, Value) {
+        let output = run(Command::new(agent.program()).args(["check", "-o", "json"]).arg(program));
+        (output.status.code(), serde_json::from_slice(&output.stdout).unwrap())
+    };
+    let (status, claude) = report(&claude);
+    assert_eq!((status, &claude["seen"]), (Some(0), &json!("all")), "{claude:#}");
+    let file = &claude["files"][0];
+    assert_eq!((&file["library"], &file["foundBy"]), (&json!("boringssl"), &json!("errors")), "{claude:#}");
+    // Offsets that were held against live connections; the program finds them anew.
+    let places: Vec<_> = file["probes"].as_array().unwrap().iter().map(|probe| &probe["offset"]).collect();
+    assert_eq!(places, [0x333_04b0, 0x333_04b0, 0x333_0300, 0x333_0300], "{claude:#}");
+    let (status, codex) = report(&codex);
+    assert_eq!((status, &codex["seen"]), (Some(1), &json!("some")), "{codex:#}");
+    let file = &codex["files"][0];
+    assert_eq!((&file["library"], &file["reason"]), (&json!("openssl"), &json!("Rustls")), "{codex:#}");
+}
+
+/// Compares each span with what the server said, and tells how many there are.
+fn calls_are_what_was_served(telemetry: &Telemetry, mut served: Vec<Served>, who: &str, log: &str) -> usize {
+    served.retain(|served| matches!(served.api.as_str(), "messages" | "responses" | "chat.completions"));
+    let mut spans: Vec<_> = telemetry.calls().collect();
+    served.sort_by_key(|served| served.id.clone());
+    spans.sort_by_key(|span| span.text("gen_ai.response.id").map(str::to_owned));
+    assert_eq!(spans.len(), served.len(), "{who}: spans and requests\n{log}");
+    for (served, span) in served.iter().zip(&spans) {
+        let mut wrong = attribute_differences(served, span);
+        wrong.extend(output_differences(served, span));
+        assert!(span.text("agentsight.capture.truncated").is_none(), "{who}: {:?}", span.attributes.keys());
+        assert!(wrong.is_empty(), "{who}: {wrong:#?}");
+    }
+    spans.len()
+}

@@ -1,0 +1,223 @@
+//! `agentsight check PROGRAM`: what would be seen of a program, and how, without running it.
+
+use crate::capture::discover;
+use crate::capture::files::RealFile;
+use crate::capture::library::{self, Found, Plan, Reason, Verdict};
+use crate::terminal::{Colour, Terminal, harmless};
+use serde::Serialize;
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+/// What was found of one program.
+#[derive(Serialize, PartialEq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// The program.
+    pub program: PathBuf,
+    /// What is seen of its TLS: all that is known to be there, some of it, or nothing.
+    pub seen: Seen,
+    /// The files with a TLS implementation: the program itself, its interpreter, libraries.
+    pub files: Vec<File>,
+    /// How many files were looked at.
+    pub looked_at: usize,
+    /// How long that took.
+    pub seconds: f64,
+}
+
+/// How much of a program's TLS is seen.
+#[derive(Serialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[serde(rename_all = "lowercase")]
+pub enum Seen {
+    /// All implementations that are known to be there.
+    All,
+    /// Some of them.
+    Some,
+    /// None of them, or none is known to be there.
+    None,
+}
+
+/// A file with a TLS implementation.
+#[derive(Serialize, PartialEq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct File {
+    /// Where it is.
+    pub path: PathBuf,
+    /// The library; absent where it is not seen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub library: Option<&'static str>,
+    /// `symbols`, `errors` (what the code reports of itself), or `functionTable` (Go's).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub found_by: Option<&'static str>,
+    /// The GNU build-id, where the file has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub build_id: Option<String>,
+    /// Where probes would stand.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub probes: Vec<Probe>,
+    /// What of the file is not seen, and why; docs/coverage.md tells what each means.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'static str>,
+}
+
+/// A probe.
+#[derive(Serialize, PartialEq, Eq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct Probe {
+    /// The kernel program.
+    pub program: &'static str,
+    /// Offset in the file.
+    pub offset: u64,
+    /// The kernel emulates the instruction there, which costs a tenth of single-stepping it.
+    pub emulated: bool,
+}
+
+impl Report {
+    /// Looks at a program, by its path or its name in `PATH`; none where there is no such program.
+    pub fn of(program: &OsStr) -> Option<Self> {
+        let search = std::env::var_os("PATH");
+        let program = discover::find_program(program, search.as_deref())?.canonicalize().ok()?;
+        let libraries = std::env::var_os("LD_LIBRARY_PATH");
+        let start = std::time::Instant::now();
+        let paths = discover::own_files(&program, search.as_deref(), libraries.as_deref());
+        let mut keys = HashSet::new();
+        let mut files = Vec::new();
+        for path in &paths {
+            // As when it is traced: a file with several names is one.
+            let Ok(file) = RealFile::open(path, None) else { continue };
+            if keys.insert(file.key) {
+                files.extend(library::judge(&file.file).ok().and_then(|verdict| File::of(path, &verdict)));
+            }
+        }
+        let missing = files.iter().filter(|file| file.reason.is_some()).count();
+        let seen = match files.iter().any(|file| file.library.is_some()) {
+            true if missing == 0 => Seen::All,
+            true => Seen::Some,
+            false => Seen::None,
+        };
+        Some(Self { program, seen, files, looked_at: keys.len(), seconds: start.elapsed().as_secs_f64() })
+    }
+
+    /// 0 where all that is known to be there is seen, else 1.
+    pub fn exit_code(&self) -> u8 {
+        u8::from(self.seen != Seen::All)
+    }
+
+    /// A list for people, which ends with a newline.
+    pub fn text(&self, terminal: Terminal) -> String {
+        let shown = |path: &Path| harmless(&path.to_string_lossy(), 4096);
+        let mut text = String::new();
+        for file in &self.files {
+            if let (Some(library), Some(found)) = (file.library, file.found_by) {
+                let stepped = file.probes.iter().filter(|probe| !probe.emulated).count();
+                let how = match found {
+                    "errors" => "the errors that its code reports",
+                    "functionTable" => "Go's table of functions",
+                    _ => "its symbols",
+                };
+                let (word, path) = (terminal.paint("seen    ", Colour::Green), shown(&file.path));
+                let probes = file.probes.len();
+                let _ = writeln!(text, "{word}  {path}");
+                let _ = writeln!(
+                    text,
+                    "          {library}, by {how}: {probes} probes, {stepped} of them single-stepped"
+                );
+            }
+            if let Some(reason) = file.reason {
+                let (word, path) = (terminal.paint("not seen", Colour::Red), shown(&file.path));
+                let _ = writeln!(text, "{word}  {path}\n          {reason}: see docs/coverage.md");
+            }
+        }
+        let (verdict, colour) = match self.seen {
+            Seen::All => ("Its TLS is seen.", Colour::Green),
+            Seen::Some => ("Some of its TLS is seen, some is not: that stands above.", Colour::Yellow),
+            Seen::None if self.files.is_empty() => {
+                ("No TLS library that is known: it speaks none, or has one of its own.", Colour::Yellow)
+            }
+            Seen::None => ("Its TLS is not seen: the reason stands above.", Colour::Red),
+        };
+        let (files, seconds) = (self.looked_at, self.seconds);
+        let _ = writeln!(text, "\n{} ({files} files in {seconds:.2} s)", terminal.paint(verdict, colour));
+        text
+    }
+
+    /// One JSON object, which ends with a newline.
+    pub fn json(&self) -> String {
+        let mut text = serde_json::to_string_pretty(self).expect("plain data");
+        text.push('\n');
+        text
+    }
+}
+
+impl File {
+    fn of(path: &Path, verdict: &Verdict) -> Option<Self> {
+        let path = path.to_owned();
+        match verdict {
+            Verdict::Traceable(Plan { library, found, unseen, build_id, probes }) => Some(Self {
+                path,
+                library: Some(library.name()),
+                found_by: Some(match found {
+                    Found::BySymbols => "symbols",
+                    Found::ByErrors => "errors",
+                    Found::ByFunctionTable => "functionTable",
+                }),
+                build_id: build_id.as_ref().map(|id| {
+                    id.iter().fold(String::new(), |mut text, byte| {
+                        let _ = write!(text, "{byte:02x}");
+                        text
+                    })
+                }),
+                probes: probes
+                    .iter()
+                    .map(|probe| Probe {
+                        program: probe.program.name(),
+                        offset: probe.offset,
+                        emulated: probe.emulated,
+                    })
+                    .collect(),
+                reason: unseen.map(Reason::name),
+            }),
+            Verdict::Untraceable(reason) => Some(Self {
+                path,
+                library: None,
+                found_by: None,
+                build_id: None,
+                probes: Vec::new(),
+                reason: Some(reason.name()),
+            }),
+            Verdict::NoTls => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_without_tls_says_so() {
+        let report = Report::of(OsStr::new("sh")).expect("every machine has a shell");
+        assert_eq!((report.seen, report.exit_code()), (Seen::None, 1));
+        assert!(report.looked_at > 1, "the shell and its libraries");
+        assert!(report.text(Terminal::PLAIN).starts_with("\nNo TLS library that is known"));
+    }
+
+    #[test]
+    fn a_library_that_is_not_seen_is_told_with_the_reason() {
+        // This test has the agent's own rustls in it.
+        let this = std::env::current_exe().expect("a test has a path");
+        let report = Report::of(this.as_os_str()).expect("it is there");
+        assert_eq!(report.seen, Seen::None);
+        let text = report.text(Terminal::PLAIN);
+        assert!(text.contains("Rustls: see docs/coverage.md"), "{text}");
+        let json: serde_json::Value = serde_json::from_str(&report.json()).expect("JSON");
+        assert_eq!(json["files"][0]["reason"], "Rustls");
+        assert_eq!(json["seen"], "none");
+    }
+
+    #[test]
+    fn no_program_is_no_report() {
+        assert!(Report::of(OsStr::new("/nowhere/to/be/found")).is_none());
+    }
+}

@@ -11,6 +11,8 @@ use std::sync::Mutex;
 
 /// Files of no interest that are remembered; beyond it they are judged anew.
 const REMEMBERED: usize = 65_536;
+/// Threads that take probes back at the end.
+const DETACHERS: usize = 16;
 
 /// The probed files, and why others are not.
 pub struct Attachments {
@@ -30,7 +32,7 @@ pub struct Probed {
     /// Keeps the inode, and so the key, alive and tells when the file is deleted.
     file: RealFile,
     /// Dropping them takes the probes back.
-    _links: Vec<UProbeLink>,
+    links: Vec<UProbeLink>,
     /// The path it was first found by.
     pub path: PathBuf,
     /// What it holds.
@@ -109,7 +111,7 @@ impl Attachments {
                 Ok(links) => {
                     tracing::info!(file = %name.display(), library = plan.library.name(), probes = plan.probes.len(), stepped = plan.stepped(), "attached");
                     let probed = Probed {
-                        _links: links,
+                        links,
                         path: name.to_owned(),
                         library: plan.library,
                         unseen: plan.unseen,
@@ -199,6 +201,23 @@ impl Attachments {
         let mapped = mapped_inodes();
         // Inode numbers only: devices differ between mounts. One kept too long costs little, one let go too early a call.
         self.probed.retain(|key, probed| !deleted(probed) || mapped.contains(&key.inode()));
+    }
+}
+
+/// The kernel waits for all CPUs with each probe that goes, some tens of milliseconds: it waits for many at once.
+impl Drop for Attachments {
+    fn drop(&mut self) {
+        let links: Vec<UProbeLink> = self.probed.drain().flat_map(|(_, probed)| probed.links).collect();
+        let mut shares: Vec<Vec<UProbeLink>> = (0..DETACHERS).map(|_| Vec::new()).collect();
+        for (link, share) in links.into_iter().zip((0..DETACHERS).cycle()) {
+            shares[share].push(link);
+        }
+        std::thread::scope(|scope| {
+            for share in shares {
+                // Without a thread the share is dropped here.
+                let _ = std::thread::Builder::new().spawn_scoped(scope, move || drop(share));
+            }
+        });
     }
 }
 

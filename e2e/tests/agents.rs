@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use agentsight_e2e::agent::Agent;
+use agentsight_e2e::agent::{Agent, Record};
 use agentsight_e2e::comparison::{attribute_differences, output_differences};
 use agentsight_e2e::model_server::ModelServer;
 use agentsight_e2e::process::run;
@@ -23,7 +23,7 @@ fn claude_code_with_a_tool_call_is_seen_whole_in_each_release() {
     for version in ["2.1.119", "2.1.224", "2.1.332"] {
         let Some(program) = real_agents::or_skip("claude", version) else { return };
         let server = ModelServer::start();
-        let recording = agent
+        let record = agent
             .record(program)
             .option("--content")
             .args(["-p", "--dangerously-skip-permissions", "--tools=Bash"])
@@ -34,9 +34,8 @@ fn claude_code_with_a_tool_call_is_seen_whole_in_each_release() {
             .env("ANTHROPIC_BASE_URL", server.base())
             .env("NODE_EXTRA_CA_CERTS", server.ca())
             .env("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1")
-            .env("DISABLE_AUTOUPDATER", "1")
-            .run()
-            .succeeded();
+            .env("DISABLE_AUTOUPDATER", "1");
+        let recording = only_on_loopback(record).run().succeeded();
         let said = String::from_utf8_lossy(&recording.output.stdout);
         assert!(said.contains("agentsight-42"), "Claude Code {version}: {said}");
         let log = String::from_utf8_lossy(&recording.output.stderr);
@@ -44,6 +43,49 @@ fn claude_code_with_a_tool_call_is_seen_whole_in_each_release() {
         let calls = calls_are_what_was_served(&recording.telemetry, server.stop(), &who, &log);
         assert!(calls >= 2, "Claude Code {version}: a call before and one after the tool, not {calls}");
     }
+}
+
+/// The other program that many people run and that Bun compiled; an early and a late release.
+#[test]
+fn opencode_with_a_tool_call_is_seen_whole_in_each_release() {
+    let Some(agent) = Agent::or_skip() else { return };
+    for version in ["1.3.0", "1.18.33"] {
+        let Some(program) = real_agents::or_skip("opencode", version) else { return };
+        let who = format!("opencode {version}");
+        let server = ModelServer::start();
+        let provider =
+            json!({"options": {"baseURL": format!("{}/v1", server.base()), "apiKey": "sk-ant-test"}});
+        let configuration = json!({
+            "autoupdate": false,
+            "share": "disabled",
+            "model": "anthropic/claude-sonnet-4-5",
+            "provider": {"anthropic": provider},
+        });
+        let record = agent
+            .record(program)
+            .option("--content")
+            .args(["run", "Please use bash now"])
+            .env("TERM", "dumb")
+            .env("OPENCODE_CONFIG_CONTENT", configuration.to_string())
+            .env("OPENCODE_DISABLE_AUTOUPDATE", "1")
+            .env("OPENCODE_DISABLE_MODELS_FETCH", "1")
+            .env("OPENCODE_DISABLE_DEFAULT_PLUGINS", "1")
+            .env("NODE_EXTRA_CA_CERTS", server.ca());
+        let recording = only_on_loopback(record).run().succeeded();
+        let log = String::from_utf8_lossy(&recording.output.stderr);
+        let served = server.stop();
+        assert!(served.iter().any(|served| served.finish_reasons == ["tool_use"]), "{who}: {served:#?}");
+        let calls = calls_are_what_was_served(&recording.telemetry, served, &who, &log);
+        assert!(calls >= 2, "{who}: a call before and one after the tool, not {calls}");
+    }
+}
+
+/// Whatever else the agent wants to fetch goes to a proxy that is not there.
+fn only_on_loopback(record: Record<'_>) -> Record<'_> {
+    let nowhere = "http://127.0.0.1:1";
+    let proxies = ["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"];
+    let record = proxies.into_iter().fold(record, |record, name| record.env(name, nowhere));
+    record.env("NO_PROXY", "localhost,127.0.0.1").env("no_proxy", "localhost,127.0.0.1")
 }
 
 /// Codex trusts what the system trusts only where no variable names a certificate; then it speaks by the OpenSSL that is
@@ -84,6 +126,7 @@ supports_websockets = false
             .env("TERM", "dumb")
             .env("CODEX_HOME", folder.path())
             .env("OPENAI_API_KEY", "sk-test-0123456789");
+        let record = only_on_loopback(record);
         let traced = record.command();
         let mut command = Command::new("unshare");
         command

@@ -17,6 +17,8 @@ static TURN: RwLock<()> = RwLock::new(());
 
 /// Files of no interest that are remembered; beyond it they are judged anew.
 const REMEMBERED: usize = 65_536;
+/// Threads that take probes back at the end.
+const DETACHERS: usize = 16;
 
 /// The probed files, and why others are not.
 pub struct Attachments {
@@ -232,6 +234,23 @@ impl Drop for Probed {
             let _turn = TURN.read().expect("no holder panics");
             drop(link);
         }
+    }
+}
+
+/// The kernel waits for all CPUs with each probe that goes, some tens of milliseconds: it waits for many at once.
+impl Drop for Attachments {
+    fn drop(&mut self) {
+        let links: Vec<UProbeLink> = self.probed.drain().flat_map(|(_, probed)| probed.links).collect();
+        let mut shares: Vec<Vec<UProbeLink>> = (0..DETACHERS).map(|_| Vec::new()).collect();
+        for (link, share) in links.into_iter().zip((0..DETACHERS).cycle()) {
+            shares[share].push(link);
+        }
+        std::thread::scope(|scope| {
+            for share in shares {
+                // Without a thread the share is dropped here.
+                let _ = std::thread::Builder::new().spawn_scoped(scope, move || drop(share));
+            }
+        });
     }
 }
 

@@ -11,7 +11,7 @@ use std::fmt;
 /// A program that a process runs.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Program {
-    /// The path that exec was given.
+    /// Its path: the one that exec was given, or that of the script's interpreter.
     pub path: String,
     /// Its arguments; none where they are not known. They may hold a prompt: content.
     pub arguments: Vec<String>,

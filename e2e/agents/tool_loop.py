@@ -10,6 +10,7 @@ where it hangs. With --together two conversations go on at once, in two threads.
 
 import argparse
 import json
+import os
 import platform
 import ssl
 import subprocess
@@ -38,6 +39,15 @@ NEST = ("sh -c 'cat /dev/null && true' && date && true", shell(program("sh", pro
 FAIL = ("ls /no/such/file || true", shell(program("ls")))
 KILL = ("sh -c 'kill -9 $$' || true", shell(program("sh")))
 TWIN = ("id && true", shell(program("id"), cause="ambiguous"))
+
+
+def script(folder):
+    """The program that runs a script is its interpreter."""
+    path = os.path.join(folder, "task")
+    with open(path, "w") as file:
+        file.write("#!/bin/sh\ndate\ntrue\n")
+    os.chmod(path, 0o755)
+    return (f"{path} && true", shell(program("sh", program("date"))))
 
 
 def background(fifo):
@@ -189,7 +199,7 @@ def main():
         conversation = begin()
         for wanted in [
             [LIST, NEST, {"zone": "Oslo"}],
-            [FAIL, KILL],
+            [FAIL, KILL, script(os.path.dirname(options.fifo))],
             [background(options.fifo)],
             [TWIN, TWIN],
         ]:

@@ -174,7 +174,7 @@ layout! {
         parent: u32,
         /// Length of the file name.
         length: u32,
-        /// The path given to exec, cut to fit.
+        /// The path of the program: the one given to exec, or that of the script's interpreter. Cut to fit.
         filename: [u8; 256],
         /// Bytes that follow.
         arguments_length: u32,

@@ -71,7 +71,7 @@ struct process_exec {
 	struct event_header header;
 	u32 parent;
 	u32 length;		/* of filename, without NUL */
-	char filename[FILENAME_SIZE];
+	char filename[FILENAME_SIZE]; /* of the program that runs: a script's interpreter */
 	u32 arguments_length;	/* bytes that follow here */
 	u32 arguments_size;	/* of all arguments, a NUL behind each: larger where they were cut */
 	char arguments[];

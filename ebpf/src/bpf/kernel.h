@@ -77,7 +77,7 @@ struct task_struct {
 } CORE;
 
 struct linux_binprm {
-	const char *filename;
+	const char *interp; /* the program that runs: what exec was given, or a script's interpreter */
 } CORE;
 
 /* What a probe sees of the registers; the layout is ABI (asm/ptrace.h). */

@@ -49,7 +49,7 @@ static __always_inline void tell_exec(struct bpf_raw_tracepoint_args *context, c
 	fill_header(&event->header, EVENT_EXEC, tgid, start_of(task), bpf_ktime_get_ns());
 	event->parent = BPF_CORE_READ(task, real_parent, tgid);
 	filename = bpf_probe_read_kernel_str(event->filename, sizeof(event->filename),
-					     BPF_CORE_READ(program, filename));
+					     BPF_CORE_READ(program, interp));
 	event->length = filename > 0 ? filename - 1 : 0;
 	event->arguments_size = length > 0xffffffff ? 0xffffffff : length;
 	/* For verifiers before 5.11 the comparison must stand right here: see openssl.bpf.h. */

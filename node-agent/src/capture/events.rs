@@ -133,7 +133,7 @@ pub enum What<'a> {
     Exec {
         /// Process id of the parent.
         parent: u32,
-        /// The path given to exec; bytes, and cut at 255.
+        /// The path of the program: the one given to exec, or that of the script's interpreter. Bytes, cut at 255.
         filename: &'a [u8],
         /// Its arguments, a NUL behind each; at most 4 KiB of them. They may hold a prompt: content.
         arguments: &'a [u8],

@@ -11,7 +11,7 @@ use std::fmt;
 /// A program that a process runs.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Program {
-    /// The path that exec was given.
+    /// Its path: the one that exec was given, or that of the script's interpreter.
     pub path: String,
     /// Its arguments; none where they are not known. They may hold a prompt: content.
     pub arguments: Vec<String>,
@@ -314,6 +314,25 @@ impl Processes {
         self.memory = self.memory.saturating_sub(process.program.memory());
         process.program = Program::default();
         process.gone = true;
+        if process.place.is_some()
+            && let Some(parent) = process.parent.take()
+        {
+            // Nobody asks further up than here: of programs that start themselves anew again and again, one is held.
+            self.orphan(parent);
+        }
+        self.free(id);
+    }
+
+    /// A child of this process is forgotten, or needs it no more.
+    fn orphan(&mut self, parent: ProcessId) {
+        if let Some(process) = self.all.get_mut(&parent) {
+            process.children = process.children.saturating_sub(1);
+            self.free(parent);
+        }
+    }
+
+    /// Forgets a process that ended and has no children, and those above that are held for its sake alone.
+    fn free(&mut self, id: ProcessId) {
         let mut at = Some(id);
         while let Some(id) = at
             && self.all.get(&id).is_some_and(|process| process.gone && process.children == 0)
@@ -379,6 +398,11 @@ impl Processes {
 
     pub(super) fn memory(&self) -> usize {
         self.memory
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.all.len()
     }
 
     /// Forgets processes, those without a span first, until there are few enough. How many.

@@ -445,6 +445,25 @@ fn what_a_daemon_starts_after_its_parents_have_gone_is_below_what_the_tool_ran()
 }
 
 #[test]
+fn a_program_that_starts_itself_anew_again_and_again_fills_no_memory() {
+    let (mut world, agent) = (World::new(), pid(AGENT));
+    world.ask(agent, 1, "", &request(&[user("x")]));
+    world.answer(agent, 1, 200, &response("r1", &asks(&[bash("a", "serve")])));
+    let mut last = world.run(101, agent, &["serve"]);
+    for n in 102..1_102 {
+        let next = world.run(n, last, &["serve"]);
+        world.exit(last);
+        last = next;
+    }
+    assert!(world.causality.processes.len() <= 3, "{}", world.causality.processes.len());
+    let runs: Vec<_> = world.causality.take();
+    let chained = runs
+        .windows(2)
+        .all(|two| two[1].place.parent.as_ref().map(|parent| parent.span_id) == Some(two[0].place.span_id));
+    assert!(runs.len() == 1_000 && chained, "each is below the one that started it");
+}
+
+#[test]
 fn a_process_that_goes_on_when_the_tracing_ends_is_told_without_an_exit_code() {
     let (mut world, agent) = (World::new(), pid(AGENT));
     world.ask(agent, 1, "", &request(&[user("x")]));

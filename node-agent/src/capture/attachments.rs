@@ -10,15 +10,15 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, RwLock};
 
-/// The kernel changes the probes of one file after the other, and takes a tenth of a second to take one back. Whoever
-/// attaches writes, whoever takes back reads: writers go first, and so a container that starts waits for one probe of
-/// another that has ended at the most.
+/// With each probe that goes the kernel waits for all CPUs, some tens of milliseconds and more, and whoever attaches waits
+/// with it. Whoever attaches writes, whoever takes back reads: writers go first, and so a container that starts waits for
+/// the few probes whose turn it is, not for all of another that has ended.
 static TURN: RwLock<()> = RwLock::new(());
 
 /// Files of no interest that are remembered; beyond it they are judged anew.
 const REMEMBERED: usize = 65_536;
-/// Threads that take probes back at the end.
-const DETACHERS: usize = 16;
+/// Threads that take back the probes of a file: the kernel waits for several at once.
+const DETACHERS: usize = 8;
 
 /// The probed files, and why others are not.
 pub struct Attachments {
@@ -37,8 +37,8 @@ type Judged = ((i64, i64, u64), Option<Reason>);
 pub struct Probed {
     /// Keeps the inode, and so the key, alive and tells when the file is deleted.
     file: RealFile,
-    /// Dropping them takes the probes back.
-    links: Vec<UProbeLink>,
+    /// Held for what its end does.
+    _attached: Probes,
     /// The path it was first found by.
     pub path: PathBuf,
     /// What it holds.
@@ -117,7 +117,7 @@ impl Attachments {
                 Ok(links) => {
                     tracing::info!(file = %name.display(), library = plan.library.name(), probes = plan.probes.len(), stepped = plan.stepped(), "attached");
                     let probed = Probed {
-                        links,
+                        _attached: Probes(links),
                         path: name.to_owned(),
                         library: plan.library,
                         unseen: plan.unseen,
@@ -228,27 +228,23 @@ pub fn take_back(remains: impl Send + 'static) {
     }
 }
 
-impl Drop for Probed {
-    fn drop(&mut self) {
-        for link in self.links.drain(..) {
-            let _turn = TURN.read().expect("no holder panics");
-            drop(link);
-        }
-    }
-}
+/// The probes of one file. Dropping them takes them back.
+struct Probes(Vec<UProbeLink>);
 
-/// The kernel waits for all CPUs with each probe that goes, some tens of milliseconds: it waits for many at once.
-impl Drop for Attachments {
+impl Drop for Probes {
     fn drop(&mut self) {
-        let links: Vec<UProbeLink> = self.probed.drain().flat_map(|(_, probed)| probed.links).collect();
-        let mut shares: Vec<Vec<UProbeLink>> = (0..DETACHERS).map(|_| Vec::new()).collect();
-        for (link, share) in links.into_iter().zip((0..DETACHERS).cycle()) {
-            shares[share].push(link);
-        }
+        let share = self.0.len().div_ceil(DETACHERS);
         std::thread::scope(|scope| {
-            for share in shares {
+            while !self.0.is_empty() {
+                let links = self.0.split_off(self.0.len().saturating_sub(share));
+                let detach = move || {
+                    for link in links {
+                        let _turn = TURN.read().expect("no holder panics");
+                        drop(link);
+                    }
+                };
                 // Without a thread the share is dropped here.
-                let _ = std::thread::Builder::new().spawn_scoped(scope, move || drop(share));
+                let _ = std::thread::Builder::new().name("detach".to_owned()).spawn_scoped(scope, detach);
             }
         });
     }

@@ -17,8 +17,8 @@ static TURN: RwLock<()> = RwLock::new(());
 
 /// Files of no interest that are remembered; beyond it they are judged anew.
 const REMEMBERED: usize = 65_536;
-/// Threads that take back the probes of a file: the kernel waits for several at once.
-const DETACHERS: usize = 8;
+/// Threads that take back the probes of a file: the kernel waits for some at once, and whoever attaches for all of these.
+const DETACHERS: usize = 4;
 
 /// The probed files, and why others are not.
 pub struct Attachments {

@@ -24,8 +24,9 @@ const LOOK: Duration = Duration::from_millis(5);
 /// A container that has no process by then is one that failed, or waits; its files are seen when they are mapped.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Between the end of a container and the look at what it leaves: the next one of its image is most often on its way.
-const REVIEW: Duration = Duration::from_secs(5);
+/// Between the end of a container and the look at what it leaves: the next one of its image is often on its way, and while
+/// the kernel takes probes back, whoever attaches waits for it.
+const REVIEW: Duration = Duration::from_secs(60);
 
 /// What is to be done.
 pub(super) enum Work {
@@ -59,7 +60,8 @@ pub(super) fn run(
         };
         match next {
             Ok(Work::Container { id, path }) => waiting.push((id, path, Instant::now())),
-            Ok(Work::Review) => review = Some(Instant::now() + REVIEW),
+            // Not put off by further ones: somewhere containers come and go all the time.
+            Ok(Work::Review) => review = review.or_else(|| Some(Instant::now() + REVIEW)),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
@@ -71,7 +73,8 @@ pub(super) fn run(
             }
             !considered && since.elapsed() < PATIENCE
         });
-        if review.is_some_and(|at| at <= Instant::now()) {
+        // What a container on its way has is not seen yet.
+        if waiting.is_empty() && review.is_some_and(|at| at <= Instant::now()) {
             review = None;
             prober.review(&shared.selected_paths());
         }

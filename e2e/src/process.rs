@@ -1,11 +1,13 @@
 //! Child processes of tests: never left behind, never waited for without end.
 
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::Read;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Beyond this a test's program is taken for hung: well above what the slowest takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(300);
@@ -85,6 +87,30 @@ pub fn run(command: &mut Command) -> Output {
         status,
         stdout: stdout.join().expect("reading a pipe does not panic"),
         stderr: stderr.join().expect("reading a pipe does not panic"),
+    }
+}
+
+/// Makes a FIFO, for a program that is to run until [`end_reader`].
+///
+/// # Panics
+/// The file system has none.
+pub fn fifo(folder: &Path) -> PathBuf {
+    let fifo = folder.join("fifo");
+    let made = rustix::fs::mknodat(rustix::fs::CWD, &fifo, FileType::Fifo, Mode::RWXU, 0);
+    made.expect("a temporary folder can hold a FIFO");
+    fifo
+}
+
+/// Ends a program that reads from a FIFO, by opening and closing the other end.
+///
+/// # Panics
+/// Nobody reads from it within [`PATIENCE`].
+pub fn end_reader(fifo: &Path) {
+    let deadline = Instant::now() + PATIENCE;
+    while let Err(error) = rustix::fs::open(fifo, OFlags::WRONLY | OFlags::NONBLOCK, Mode::empty()) {
+        assert!(Instant::now() < deadline, "nobody reads {}: {error}", fifo.display());
+        // It is about to open it, which tells nobody.
+        thread::sleep(Duration::from_millis(10));
     }
 }
 

@@ -6,10 +6,9 @@ use agentsight_e2e::agent::{Agent, clean_environment};
 use agentsight_e2e::collector::{Collector, get};
 use agentsight_e2e::control_plane::ControlPlane;
 use agentsight_e2e::model_server::ModelServer;
-use agentsight_e2e::process::{PATIENCE, Process, kernel_objects, run};
+use agentsight_e2e::process::{PATIENCE, Process, end_reader, fifo, kernel_objects, run};
 use agentsight_e2e::telemetry::{Span, Telemetry};
 use agentsight_e2e::{programs, python, tree};
-use rustix::fs::{FileType, Mode, OFlags};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::cell::Cell;
@@ -17,6 +16,7 @@ use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -87,39 +87,39 @@ fn turns_tools_and_what_they_run_carry_the_pod_of_their_agent() {
     let server = ModelServer::start();
     let mount = hierarchies().remove(0);
     let cgroups = Cgroups::below(&mount);
-    let pods = [(uid('1'), "one"), (uid('2'), "two")];
-    let selected = [cgroups.container(&pods[0].0, 'a'), cgroups.container(&pods[1].0, 'b')];
+    // Other ones than those of the tests beside this one, which see each other's cgroups.
+    let pods = [(uid('3'), "three"), (uid('4'), "four")];
+    let selected = [cgroups.container(&pods[0].0, 'd'), cgroups.container(&pods[1].0, 'e')];
     let folder = offline(&pods.clone().map(|(uid, name)| saved_pod(&uid, name, "agent")));
     let node = NodeAgent::start(&agent, &folder, &folder.path().join("kubeconfig"), &collector, Some(&mount));
     node.warm_up(&server, &selected[0]);
-    let work = tempfile::tempdir().unwrap();
-    let fifo = work.path().join("fifo");
-    rustix::fs::mknodat(rustix::fs::CWD, &fifo, FileType::Fifo, Mode::RWXU, 0).unwrap();
-    for (cgroup, (_, name)) in selected.iter().zip(&pods) {
+    let work = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let fifos = [fifo(work[0].path()), fifo(work[1].path())];
+    for ((cgroup, work), fifo) in selected.iter().zip(&work).zip(&fifos) {
         let output = run(within()
             .arg(python::interpreter())
             .arg(python::agent("tool_loop.py"))
             .args(["--base", &server.base(), "--ca", &server.ca().to_string_lossy()])
             .arg("--fifo")
-            .arg(&fifo)
+            .arg(fifo)
             .arg("--expected")
-            .arg(work.path().join(name))
+            .arg(work.path().join("expected.json"))
             .env_clear()
             .envs(clean_environment(work.path()))
             .env("CGROUP", cgroup));
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
     node.stop();
-    // What the agents left running ends with the other end of its pipe.
-    drop(rustix::fs::open(&fifo, OFlags::WRONLY | OFlags::NONBLOCK, Mode::empty()));
+    // What the agents left running.
+    fifos.iter().for_each(|fifo| end_reader(fifo));
     server.stop();
     let (received, _folder) = collector.received();
     let telemetry = Telemetry::read(&received).unwrap();
-    for (uid, name) in &pods {
+    for ((uid, name), work) in pods.iter().zip(&work) {
         let of_pod = |span: &&Span| span.resource.get("k8s.pod.uid") == Some(&json!(uid));
         let warming = |span: &&Span| u128::from_str_radix(&span.trace_id, 16).unwrap() == WARMING as u128;
         let spans: Vec<_> = telemetry.spans.iter().filter(of_pod).filter(|span| !warming(span)).collect();
-        let mut expected = tree::expected(&work.path().join(name));
+        let mut expected = tree::expected(&work.path().join("expected.json"));
         // Nothing is above the program that Python asks for its processor.
         expected.as_array_mut().unwrap().retain(|node| node[0] != "uname (lineage)");
         assert_eq!(tree::seen(&spans, ""), expected, "{name}");
@@ -334,7 +334,10 @@ impl Cgroups {
             let is_it = names.split(',').any(|name| name == controller) || (names.is_empty() && is_v2(mount));
             is_it.then(|| path.to_owned())
         });
-        let name = format!("agentsight-test-{}", std::process::id());
+        // Each test removes its own.
+        static MADE: AtomicUsize = AtomicUsize::new(0);
+        let number = MADE.fetch_add(1, Ordering::Relaxed);
+        let name = format!("agentsight-test-{}-{number}", std::process::id());
         let root = mount.join(own.unwrap().trim_start_matches('/')).join(name);
         std::fs::create_dir_all(&root).unwrap();
         Self { root }

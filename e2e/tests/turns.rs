@@ -4,10 +4,10 @@
 
 use agentsight_e2e::agent::{Agent, Recording};
 use agentsight_e2e::model_server::ModelServer;
+use agentsight_e2e::process::{end_reader, fifo};
 use agentsight_e2e::python;
 use agentsight_e2e::telemetry::{Span, Telemetry};
 use agentsight_e2e::tree::{self, label};
-use rustix::fs::{Mode, OFlags};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use tempfile::TempDir;
@@ -102,8 +102,7 @@ impl Run {
     fn of(agent: &Agent, record_options: &[&str], options: &[&str]) -> Self {
         let server = ModelServer::start();
         let folder = tempfile::tempdir().unwrap();
-        let fifo = folder.path().join("fifo");
-        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, Mode::RWXU, 0).unwrap();
+        let fifo = fifo(folder.path());
         let mut record = agent.record(python::interpreter());
         for option in record_options {
             record = record.option(option);
@@ -116,11 +115,14 @@ impl Run {
             .arg("--expected")
             .arg(folder.path().join("expected.json"))
             .args(options)
-            .run();
-        // What the agent left running ends with the other end of its pipe; none may be there.
-        drop(rustix::fs::open(&fifo, OFlags::WRONLY | OFlags::NONBLOCK, Mode::empty()));
+            .run()
+            .succeeded();
+        // What the agent left running.
+        if !options.contains(&"--together") {
+            end_reader(&fifo);
+        }
         server.stop();
-        Self { recording: recording.succeeded(), folder }
+        Self { recording, folder }
     }
 
     fn telemetry(&self) -> &Telemetry {

@@ -18,8 +18,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// How long nothing must have been granted: an object that is replaced is gone for a moment.
-const SETTLE: Duration = Duration::from_secs(10);
+/// How long nothing must have been granted: an object that is replaced is gone for a moment, and taking out what is in the
+/// kernel holds up who attaches.
+const SETTLE: Duration = Duration::from_secs(30);
 /// Between two attempts while the kernel refuses.
 const AGAIN: Duration = Duration::from_secs(10);
 

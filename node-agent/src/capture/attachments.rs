@@ -82,13 +82,53 @@ pub enum Found {
 /// # Panics
 /// When another thread did while it held the lock.
 pub fn consider(attachments: &Mutex<Attachments>, path: &Path, process: Option<u32>, name: &Path) -> Found {
-    let lock = || attachments.lock().expect("no holder panics");
-    let Ok(file) = RealFile::open(path, process) else { return Found::Nothing };
-    if let Some(found) = lock().known(&file) {
-        return found;
+    match consider_tables(attachments, path, process, name) {
+        Ok(found) => found,
+        Err(unsearched) => unsearched.search(attachments),
     }
-    let verdict = library::judge(&file.file);
-    lock().add(file, name, verdict)
+}
+
+/// As [`consider`], but a file whose code would have to be searched is given back.
+///
+/// # Errors
+/// With that file.
+///
+/// # Panics
+/// As [`consider`].
+pub fn consider_tables(
+    attachments: &Mutex<Attachments>,
+    path: &Path,
+    process: Option<u32>,
+    name: &Path,
+) -> Result<Found, Unsearched> {
+    let lock = || attachments.lock().expect("no holder panics");
+    let Ok(file) = RealFile::open(path, process) else { return Ok(Found::Nothing) };
+    if let Some(found) = lock().known(&file) {
+        return Ok(found);
+    }
+    let verdict = match library::judge_by_tables(&file.file) {
+        Ok(Some(verdict)) => Ok(verdict),
+        Ok(None) => return Err(Unsearched { file, name: name.to_owned() }),
+        Err(error) => Err(error),
+    };
+    Ok(lock().add(file, name, verdict))
+}
+
+/// A file whose tables say nothing of TLS, and whose code may.
+pub struct Unsearched {
+    file: RealFile,
+    name: PathBuf,
+}
+
+impl Unsearched {
+    /// Searches it, and probes it if it holds a TLS implementation.
+    ///
+    /// # Panics
+    /// As [`consider`].
+    pub fn search(self, attachments: &Mutex<Attachments>) -> Found {
+        let verdict = library::search(&self.file.file);
+        attachments.lock().expect("no holder panics").add(self.file, &self.name, verdict)
+    }
 }
 
 impl Attachments {

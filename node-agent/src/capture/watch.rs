@@ -1,12 +1,13 @@
 //! The thread that probes files as selected processes map them.
 
-use super::attachments::{self, Attachments};
+use super::attachments::{self, Attachments, Unsearched};
 use super::mmap::{Mapping, Mappings};
 use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -15,6 +16,8 @@ use std::time::{Duration, Instant};
 const PRUNE: Duration = Duration::from_secs(60);
 /// Files that are remembered as looked at; beyond it they are looked at again.
 const REMEMBERED: usize = 65_536;
+/// Programs that wait to be searched, each with an open file.
+const SEARCHED: usize = 256;
 
 /// Whether a process is in a selected container.
 pub type IsTraced = dyn Fn(u32) -> bool + Send + Sync;
@@ -79,11 +82,40 @@ impl Drop for Watch {
 }
 
 fn run(
+    mappings: Mappings,
+    attachments: &Mutex<Attachments>,
+    whose: &Whose,
+    stop: &OwnedFd,
+    lost: &AtomicU64,
+) {
+    let (search, searched) = sync_channel::<Unsearched>(SEARCHED);
+    let stopped = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // Large programs are searched beside: a small library that is mapped meanwhile is about to be used.
+        let searching = std::thread::Builder::new().name("search".to_owned()).spawn_scoped(scope, || {
+            for file in searched {
+                if stopped.load(Ordering::Relaxed) {
+                    return;
+                }
+                file.search(attachments);
+            }
+        });
+        if let Err(error) = searching {
+            tracing::warn!(error = &error as &dyn std::error::Error, "programs are searched one by one");
+        }
+        watch(mappings, attachments, whose, stop, lost, &search);
+        stopped.store(true, Ordering::Relaxed);
+        drop(search);
+    });
+}
+
+fn watch(
     mut mappings: Mappings,
     attachments: &Mutex<Attachments>,
     whose: &Whose,
     stop: &OwnedFd,
     lost: &AtomicU64,
+    search: &SyncSender<Unsearched>,
 ) {
     let mut polled: Vec<libc::pollfd> = mappings
         .descriptors()
@@ -120,7 +152,7 @@ fn run(
             if seen.len() >= REMEMBERED {
                 seen.clear();
             }
-            consider(attachments, &mapping);
+            consider(attachments, &mapping, search);
             seen.insert(mapping.file);
         }
         if pruned.elapsed() >= PRUNE {
@@ -158,12 +190,17 @@ fn is_program(mapping: &Mapping) -> bool {
     std::fs::read_link(format!("/proc/{}/exe", mapping.process)).is_ok_and(|program| program == mapping.name)
 }
 
-fn consider(attachments: &Mutex<Attachments>, mapping: &Mapping) {
+fn consider(attachments: &Mutex<Attachments>, mapping: &Mapping, search: &SyncSender<Unsearched>) {
     let process = mapping.process;
     let (start, end) = (mapping.start, mapping.start + mapping.length);
     // The link leads to the very file whatever became of its name; it goes with the mapping, the root with the process.
     let link = PathBuf::from(format!("/proc/{process}/map_files/{start:x}-{end:x}"));
     let in_root = PathBuf::from(format!("/proc/{process}/root{}", mapping.name.display()));
     let path = [link, in_root].into_iter().find(|path| path.exists()).unwrap_or_else(|| mapping.name.clone());
-    attachments::consider(attachments, &path, Some(process), &mapping.name);
+    if let Err(file) = attachments::consider_tables(attachments, &path, Some(process), &mapping.name) {
+        // With too many before it, or nobody to do it, it is searched at once.
+        if let Err(TrySendError::Full(file) | TrySendError::Disconnected(file)) = search.try_send(file) {
+            file.search(attachments);
+        }
+    }
 }

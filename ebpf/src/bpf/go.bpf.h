@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
  *
- * Plaintext at Go's crypto/tls: uprobes on methods of tls.Conn, behind their look at the stack's end, and on their RET
- * instructions. There is no return probe: Go moves stacks, and would come back to where its stack was.
+ * Plaintext at Go's crypto/tls: uprobes on methods of tls.Conn, behind their look at the stack's end, and on the RET
+ * instructions of Read. There is no return probe: Go moves stacks, and would come back to where its stack was.
  *
  * A goroutine changes threads, so calls are kept by goroutine; and by how deep it is in its stack, which stays the same
  * when the stack moves and tells apart the calls of a connection within a connection (TLS to a proxy).
@@ -13,12 +13,14 @@
 #define GO_ARG1(regs) ((regs)->ax)
 #define GO_ARG2(regs) ((regs)->bx)
 #define GO_ARG3(regs) ((regs)->cx)
+#define GO_ARG4(regs) ((regs)->di)
 #define GO_RESULT(regs) ((regs)->ax)
 #define GO_ROUTINE(regs) ((regs)->r14)
 #else
 #define GO_ARG1(r) ((r)->regs[0])
 #define GO_ARG2(r) ((r)->regs[1])
 #define GO_ARG3(r) ((r)->regs[2])
+#define GO_ARG4(r) ((r)->regs[3])
 #define GO_RESULT(r) ((r)->regs[0])
 #define GO_ROUTINE(r) ((r)->regs[28])
 #endif
@@ -50,7 +52,9 @@ static __always_inline int fill_go_call_key(struct go_call_key *key, struct pt_r
 	return 0;
 }
 
-static __always_inline int go_enter(struct pt_regs *regs, u32 direction)
+/* func (c *Conn) Read(b []byte) (int, error) */
+SEC("uprobe")
+int go_read(struct pt_regs *regs)
 {
 	struct control *control = get_control();
 	struct go_call_key key;
@@ -64,26 +68,40 @@ static __always_inline int go_enter(struct pt_regs *regs, u32 direction)
 	call.buffer = GO_ARG2(regs);
 	call.time = bpf_ktime_get_ns();
 	call.size = GO_ARG3(regs);
-	call.direction = direction;
+	call.direction = DIRECTION_READ;
 	bpf_map_update_elem(&go_calls, &key, &call, BPF_ANY);
 	return 0;
 }
 
-/* func (c *Conn) Read(b []byte) (int, error) */
-SEC("uprobe")
-int go_read(struct pt_regs *regs)
-{
-	return go_enter(regs, DIRECTION_READ);
-}
+#define APPLICATION_DATA 23 /* RFC 8446, section 5.1: the other types are TLS' own */
 
-/* func (c *Conn) Write(b []byte) (int, error) */
+/*
+ * func (c *Conn) writeRecordLocked(typ recordType, data []byte) (int, error): behind the handshake, under the lock of the
+ * direction, and it writes all or the connection is at its end. So the bytes are taken at the entry: the goroutine that
+ * reads the answer is now and then faster than the return of the call that asked.
+ */
 SEC("uprobe")
 int go_write(struct pt_regs *regs)
 {
-	return go_enter(regs, DIRECTION_WRITE);
+	struct counters *counters = get_counters();
+	struct control *control = get_control();
+	struct output output;
+
+	if ((u8)GO_ARG2(regs) != APPLICATION_DATA)
+		return 0;
+	if (!control || !counters || !selected(control, bpf_get_current_pid_tgid() >> 32))
+		return 0;
+	output.call.ssl = GO_ARG1(regs);
+	output.call.buffer = GO_ARG3(regs);
+	output.call.moved = 0;
+	output.call.time = bpf_ktime_get_ns();
+	output.call.size = GO_ARG4(regs);
+	output.call.direction = DIRECTION_WRITE;
+	output.call.sendfile = 0;
+	return finish(&output, (s64)output.call.size, counters, control);
 }
 
-/* Before the RET of either. */
+/* Before the RETs of Read. */
 SEC("uprobe")
 int go_leave(struct pt_regs *regs)
 {

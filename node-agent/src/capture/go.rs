@@ -2,7 +2,8 @@
 //! (`.gopclntab`), which stays when symbols are stripped.
 //!
 //! Go moves its stacks, and a return probe would have the program come back to where its stack was. So returns are
-//! probed at the `RET` instructions of the function, of which the table tells the beginning and the end.
+//! probed at the `RET` instructions of the function, of which the table tells the beginning and the end. Writes are taken at
+//! their entry: writing and reading are two goroutines' work, and the answer must not come before the question.
 
 use super::image::Image;
 use super::library::{Place, is_emulated};
@@ -32,7 +33,7 @@ pub(super) enum Go {
 #[derive(PartialEq, Eq, Debug)]
 pub(super) struct Methods {
     pub(super) read: Method,
-    pub(super) write: Method,
+    pub(super) write: Place,
     /// `Close`, and the handshakes, with which a connection begins; absent where the program never calls them.
     pub(super) close: Option<Place>,
     pub(super) handshakes: Vec<Place>,
@@ -62,8 +63,9 @@ pub(super) struct Sections {
 pub(super) fn find(image: &Image<'_>, sections: &Sections) -> io::Result<Go> {
     let Some(table) = Table::read(image, sections) else { return Ok(Go::Uncertain) };
     let Some(read) = table.function("crypto/tls.(*Conn).Read")? else { return Ok(Go::Absent) };
-    let Some(write) = table.function("crypto/tls.(*Conn).Write")? else { return Ok(Go::Absent) };
-    let (Some(read), Some(write)) = (table.method(&read), table.method(&write)) else {
+    // What `Write` calls when the handshake is through and the direction is locked.
+    let Some(write) = table.function("crypto/tls.(*Conn).writeRecordLocked")? else { return Ok(Go::Absent) };
+    let (Some(read), Some(write)) = (table.method(&read), table.entry(&write)) else {
         return Ok(Go::Uncertain);
     };
     let place = |name: &str| -> io::Result<Option<Place>> {

@@ -178,9 +178,9 @@ pub enum Program {
     Clear,
     /// `(*Conn).Read(buffer)` of Go's crypto/tls.
     GoRead,
-    /// `(*Conn).Write(buffer)`.
+    /// `(*Conn).writeRecordLocked(type, data)`.
     GoWrite,
-    /// A `RET` of either.
+    /// A `RET` of `Read`.
     GoLeave,
     /// `(*Conn).clientHandshake` and `serverHandshake`.
     GoHandshake,
@@ -334,11 +334,10 @@ fn of_go<'data, R: ReadRef<'data>>(
     let mut places: Vec<(Program, Place)> = Vec::new();
     places.extend(methods.handshakes.iter().map(|place| (Program::GoHandshake, *place)));
     places.extend(methods.close.map(|place| (Program::GoClose, place)));
-    for (program, method) in [(Program::GoRead, &methods.read), (Program::GoWrite, &methods.write)] {
-        // Returns first: of a call that is entered, the return is not missed.
-        places.extend(method.returns.iter().map(|place| (Program::GoLeave, *place)));
-        places.push((program, method.entry));
-    }
+    // Returns first: of a call that is entered, the return is not missed.
+    places.extend(methods.read.returns.iter().map(|place| (Program::GoLeave, *place)));
+    places.push((Program::GoRead, methods.read.entry));
+    places.push((Program::GoWrite, methods.write));
     let probes = places.into_iter().map(|(program, place)| {
         let offset = image.offset(place.address)?;
         Some(Probe { program, offset, cookie: None, emulated: place.emulated })

@@ -91,6 +91,13 @@ pub fn processes() -> impl Iterator<Item = u32> {
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok())
 }
 
+/// The parent of a process, by what `/proc` says; none when it is gone.
+pub fn parent(process: u32) -> Option<u32> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // pid (comm) state ppid …: comm may hold anything, the last parenthesis ends it.
+    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
 /// A file that a process maps as code.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MappedFile {

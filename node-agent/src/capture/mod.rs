@@ -285,9 +285,7 @@ pub struct Remains {
 fn descendants(roots: &[u32]) -> Vec<u32> {
     let parents: Vec<(u32, u32)> = discover::processes()
         .filter_map(|process| {
-            let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-            // pid (comm) state ppid …: comm may hold anything, the last parenthesis ends it.
-            let parent = stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?.parse().ok()?;
+            let parent = discover::parent(process)?;
             Some((process, parent))
         })
         .collect();

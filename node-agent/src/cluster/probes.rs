@@ -13,6 +13,7 @@ use crate::capture::attachments::{self, Attachments, take_back};
 use crate::capture::containers::{Hierarchy, root_files};
 use crate::capture::discover;
 use crate::clock;
+use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -48,7 +49,7 @@ pub(super) fn run(
     hierarchy: &Hierarchy,
     shared: &Shared,
 ) {
-    let prober = Prober { attachments, hierarchy, host: root_of(1) };
+    let prober = Prober { attachments, hierarchy };
     let mut waiting: Vec<(u64, String, Instant)> = Vec::new(); // cgroups, and since when
     let mut review: Option<Instant> = None;
     loop {
@@ -84,16 +85,13 @@ pub(super) fn run(
 struct Prober<'a> {
     attachments: &'a Mutex<Attachments>,
     hierarchy: &'a Hierarchy,
-    /// The host's root.
-    host: Option<(u64, u64)>,
 }
 
 impl Prober<'_> {
     /// Probes what a container has, if it has a root yet.
     fn consider(&self, path: &str) -> bool {
-        let processes = self.hierarchy.processes(path).into_iter();
-        let inside: Vec<u32> =
-            processes.filter(|pid| root_of(*pid).is_some_and(|root| Some(root) != self.host)).collect();
+        let members: HashSet<u32> = self.hierarchy.processes(path).into_iter().collect();
+        let inside: Vec<u32> = members.iter().copied().filter(|pid| has_own_root(*pid, &members)).collect();
         let Some(first) = inside.first() else { return false };
         // One file at a time: others want to look at theirs.
         for file in root_files(&PathBuf::from(format!("/proc/{first}/root"))) {
@@ -123,6 +121,23 @@ impl Prober<'_> {
     fn attachments(&self) -> MutexGuard<'_, Attachments> {
         self.attachments.lock().expect("no holder panics")
     }
+}
+
+/// Whether a process of a container has the container's root already, not that of the runtime that made it. The runtime's
+/// own may be any: that of a container, where the node is one, and that of process 1 cannot be read everywhere.
+fn has_own_root(process: u32, members: &HashSet<u32>) -> bool {
+    let mut outside = process;
+    // A line of ancestors among them is no longer than they are many.
+    for _ in 0..members.len() {
+        match discover::parent(outside) {
+            Some(parent) => outside = parent,
+            None => return false,
+        }
+        if !members.contains(&outside) {
+            break;
+        }
+    }
+    root_of(process).is_some_and(|root| Some(root) != root_of(outside))
 }
 
 /// Which root a process has.

@@ -45,7 +45,7 @@ update_lists() {
 
 # fetch SERIES: the newest of a series, where it is not there yet.
 fetch() {
-  local package version folder parts
+  local package version folder part parts=()
   update_lists
   package=$(apt-cache "${apt[@]}" search --names-only "^linux-image-${1//./\\.}\\.[0-9].*-cloud-amd64$" |
     cut -d' ' -f1 | grep -v -- '-0\.deb' | newest)
@@ -62,8 +62,11 @@ fetch() {
   mkdir -p "$folder.partial/root"
   cd "$folder.partial"
   # Since 7.x the kernel and its configuration are in packages that this one depends on.
-  mapfile -t parts < <(apt-cache "${apt[@]}" show "$package" | sed -n 's/^Depends: //p' | head -1 | tr -s ', ' '\n' |
-    grep -E '^linux-(binary|base)-[0-9]' || true)
+  while read -r part; do
+    # Archives drop some of them earlier than others; what is left may be all that is needed.
+    [ -z "$(apt-cache "${apt[@]}" show "$part" 2>/dev/null)" ] || parts+=("$part")
+  done < <(apt-cache "${apt[@]}" show "$package" | sed -n 's/^Depends: //p' | head -1 | tr -s ', ' '\n' |
+    grep -E '^linux-(binary|base)-[0-9]')
   apt-get "${apt[@]}" download -qq "$package" "${parts[@]}" >&2
   for deb in ./*.deb; do dpkg-deb -x "$deb" root; done
   find root -name 'vmlinuz*' -type f -exec mv {} vmlinuz \;

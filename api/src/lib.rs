@@ -24,6 +24,8 @@ mod reference;
 mod schema;
 mod selector;
 mod status;
+#[cfg(feature = "client")]
+mod watching;
 
 pub use agent_trace::{
     AgentTrace, AgentTraceSpec, Capture, Containers, Content, Endpoint, ModelCalls, Pattern, Redaction,
@@ -44,6 +46,8 @@ pub use status::{
     ACCEPTED, ACTIVE, AgentTraceStatus, Condition, ConditionStatus, EXPORTING, NodeCounts, OVERLAPPING,
     Untraceable,
 };
+#[cfg(feature = "client")]
+pub use watching::watch_backoff;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;

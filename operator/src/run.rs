@@ -7,7 +7,7 @@ use crate::report::NodeReport;
 use crate::server::Health;
 use crate::source::{Source, Uid};
 use crate::writer::Writer;
-use agentsight_api::{AgentTrace, AgentTraceGrant, AgentTraceNode, ClusterAgentTrace};
+use agentsight_api::{AgentTrace, AgentTraceGrant, AgentTraceNode, ClusterAgentTrace, watch_backoff};
 use anyhow::Context;
 use futures::stream::{BoxStream, FuturesUnordered, SelectAll};
 use futures::{Stream, StreamExt};
@@ -237,7 +237,7 @@ fn inputs_of<K: Debug + Send + 'static>(
 ) -> BoxStream<'static, Input> {
     let metrics = metrics.clone();
     events
-        .default_backoff()
+        .backoff(watch_backoff())
         .filter_map(move |event| {
             let input = match event {
                 Ok(event) => {

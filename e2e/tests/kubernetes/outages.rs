@@ -232,7 +232,8 @@ pub(crate) fn no_api_server(world: &World) {
         assert_eq!(resource(span, "k8s.pod.name"), "calling");
         assert_eq!(resource(span, "k8s.pod.uid"), uid);
     }
-    eventually("the status catches up", PATIENCE, || {
+    // Added up: kube-proxy finds the API server again, then agent and operator do, then counters are told, once a minute.
+    eventually("the status catches up", PATIENCE * 2, || {
         let status = world.get(namespace, "agenttrace", "all")["status"].clone();
         let calls = status["calls"].as_u64().unwrap_or_default() as usize;
         if calls >= spans.len() { Ok(()) } else { Err(format!("{} of {}: {status}", calls, spans.len())) }

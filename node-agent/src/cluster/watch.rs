@@ -4,7 +4,7 @@
 
 use super::Shared;
 use crate::identity::Pod;
-use agentsight_api::{AgentTraceGrant, AgentTraceGrantSpec};
+use agentsight_api::{AgentTraceGrant, AgentTraceGrantSpec, watch_backoff};
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1 as core;
 use kube::api::ListParams;
@@ -55,7 +55,7 @@ async fn streams_lists(client: &Client) -> bool {
 async fn follow_pods(events: impl Stream<Item = watcher::Result<Event<core::Pod>>>, shared: &Shared) {
     let mut all = Vec::new();
     let prune = |pod: &mut core::Pod| pod.managed_fields_mut().clear();
-    let mut events = pin!(events.modify(prune).default_backoff());
+    let mut events = pin!(events.modify(prune).backoff(watch_backoff()));
     while let Some(event) = events.next().await {
         match event {
             Ok(Event::Init) => all.clear(),
@@ -124,7 +124,7 @@ impl<K: std::hash::Hash + Eq, V> Mirror<K, V> {
 
 async fn follow_grants(events: impl Stream<Item = watcher::Result<Event<AgentTraceGrant>>>, shared: &Shared) {
     let mut grants: Mirror<String, AgentTraceGrantSpec> = Mirror::new();
-    let mut events = pin!(events.default_backoff());
+    let mut events = pin!(events.backoff(watch_backoff()));
     while let Some(event) = events.next().await {
         match event {
             Ok(event) => {
@@ -149,7 +149,8 @@ async fn follow_namespaces(client: &Client, config: watcher::Config, shared: &Sh
     }
     // Metadata is all that is needed, but asking for it alone costs the API server a conversion of each object.
     let mut namespaces: Mirror<String, BTreeMap<String, String>> = Mirror::new();
-    let mut events = pin!(watcher(Api::<core::Namespace>::all(client.clone()), config).default_backoff());
+    let mut events =
+        pin!(watcher(Api::<core::Namespace>::all(client.clone()), config).backoff(watch_backoff()));
     while let Some(event) = events.next().await {
         match event {
             Ok(event) => {

@@ -2,22 +2,21 @@
 
 use super::files::{FileKey, RealFile};
 use super::library::{self, Library, Plan, Reason, Verdict};
-use super::programs::Programs;
+use super::programs::{Attached, Programs};
 use aya::programs::ProgramError;
-use aya::programs::uprobe::UProbeLink;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, RwLock};
 
-/// With each probe that goes the kernel waits for all CPUs, some tens of milliseconds and more, and whoever attaches waits
-/// with it. Whoever attaches writes, whoever takes back reads: writers go first, and so a container that starts waits for
+/// With each probe of a perf event that goes the kernel waits for all CPUs, some tens of milliseconds and more, and whoever
+/// attaches waits with it. Whoever attaches writes, whoever takes back reads: writers go first, and so a container that starts waits for
 /// the few probes whose turn it is, not for all of another that has ended.
 static TURN: RwLock<()> = RwLock::new(());
 
 /// Files of no interest that are remembered; beyond it they are judged anew.
 const REMEMBERED: usize = 65_536;
-/// Threads that take back the probes of a file: the kernel waits for some at once, and whoever attaches for all of these.
+/// Threads that take back the perf events of a file: the kernel waits for some at once, and whoever attaches for all of these.
 const DETACHERS: usize = 4;
 
 /// The probed files, and why others are not.
@@ -188,7 +187,7 @@ impl Attachments {
         reason.map_or(Found::Nothing, Found::Untraceable)
     }
 
-    fn attach(&mut self, file: &RealFile, plan: &Plan) -> Result<Vec<UProbeLink>, ProgramError> {
+    fn attach(&mut self, file: &RealFile, plan: &Plan) -> Result<Vec<Attached>, ProgramError> {
         let _turn = TURN.write().expect("no holder panics");
         self.programs.attach(&file.path(), plan)
     }
@@ -269,17 +268,19 @@ pub fn take_back(remains: impl Send + 'static) {
 }
 
 /// The probes of one file. Dropping them takes them back.
-struct Probes(Vec<UProbeLink>);
+struct Probes(Vec<Attached>);
 
 impl Drop for Probes {
     fn drop(&mut self) {
-        let share = self.0.len().div_ceil(DETACHERS);
+        // Links of several places wait beside each other, and nobody for them.
+        let beside = self.0.iter().all(|link| matches!(link, Attached::Multi(_)));
+        let share = if beside { 1 } else { self.0.len().div_ceil(DETACHERS) };
         std::thread::scope(|scope| {
             while !self.0.is_empty() {
                 let links = self.0.split_off(self.0.len().saturating_sub(share));
                 let detach = move || {
                     for link in links {
-                        let _turn = TURN.read().expect("no holder panics");
+                        let _turn = (!beside).then(|| TURN.read().expect("no holder panics"));
                         drop(link);
                     }
                 };

@@ -9,6 +9,7 @@ mod go;
 mod image;
 pub mod library;
 pub mod mmap;
+mod multi;
 pub mod programs;
 pub mod ring;
 mod stripped;

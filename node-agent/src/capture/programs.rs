@@ -1,6 +1,7 @@
 //! The kernel programs: loaded once, attached to files, gone when this is dropped.
 
 use super::library::{Plan, Program};
+use super::multi::{self, Multi};
 use agentsight_ebpf::{Control, Counters, OBJECT, hierarchy};
 use aya::maps::{Array, HashMap as BpfHashMap, MapData, PerCpuArray, RingBuf};
 use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
@@ -49,7 +50,26 @@ pub enum Error {
 pub struct Programs {
     object: Ebpf,
     processes: BpfHashMap<MapData, u32, u32>,
-    has_cookies: bool,
+    uprobes: Uprobes,
+}
+
+/// By what the kernel attaches uprobes.
+enum Uprobes {
+    /// Links that each hold all places of a program in a file (Linux 6.6).
+    Multi(Multi),
+    /// A perf event for each place.
+    PerfEvents {
+        /// Whether a program can be told a number where it is attached (Linux 5.15).
+        cookies: bool,
+    },
+}
+
+/// What is attached to a file. Dropping it takes it back, which takes the kernel some tens of milliseconds.
+pub(super) enum Attached {
+    /// All places of a program.
+    Multi(#[expect(dead_code, reason = "held for what its end does")] multi::Link),
+    /// One place.
+    PerfEvent(#[expect(dead_code, reason = "held for what its end does")] UProbeLink),
 }
 
 /// What [`Programs::load`] gives besides: each goes to the thread that uses it.
@@ -88,16 +108,10 @@ impl Programs {
                 .and_then(|()| raw.attach(tracepoint))
                 .map_err(|source| Error::Program { program, source })?;
         }
-        let mut has_cookies = true;
-        for program in Program::ALL {
-            let uprobe: &mut UProbe = part(&mut object, program.name());
-            match uprobe.load() {
-                Ok(()) => {}
-                // bpf_get_attach_cookie came with 5.15; `free_enter` serves without.
-                Err(_) if program == Program::FreeState => has_cookies = false,
-                Err(source) => return Err(Error::Program { program: program.name(), source }),
-            }
-        }
+        let uprobes = match Multi::load(&object, &btf)? {
+            Some(multi) => Uprobes::Multi(multi),
+            None => load_for_perf_events(&mut object)?,
+        };
         let ring = RingBuf::try_from(take(&mut object, "ring"))
             .map_err(|source| Error::Map { map: "ring", source })?;
         let control = Array::try_from(take(&mut object, "control"))
@@ -121,7 +135,7 @@ impl Programs {
             },
         };
         Ok((
-            Programs { object, processes, has_cookies },
+            Programs { object, processes, uprobes },
             Channels { ring, control, counters: CounterMap(counters), cgroups: CgroupMap(cgroups) },
         ))
     }
@@ -130,19 +144,25 @@ impl Programs {
     ///
     /// # Errors
     /// What the kernel said to the first probe that it refused; the others are taken back.
-    pub fn attach(&mut self, file: &Path, plan: &Plan) -> Result<Vec<UProbeLink>, ProgramError> {
+    pub(super) fn attach(&mut self, file: &Path, plan: &Plan) -> Result<Vec<Attached>, ProgramError> {
+        let cookies = match &self.uprobes {
+            Uprobes::Multi(multi) => {
+                return Ok(multi.attach(file, plan)?.into_iter().map(Attached::Multi).collect());
+            }
+            Uprobes::PerfEvents { cookies } => *cookies,
+        };
         plan.probes
             .iter()
             .map(|probe| {
                 let (program, cookie) = match probe.program {
-                    Program::FreeState if !self.has_cookies => (Program::Free, None),
+                    Program::FreeState if !cookies => (Program::Free, None),
                     program => (program, probe.cookie),
                 };
                 let uprobe: &mut UProbe = part(&mut self.object, program.name());
                 let location = UProbeAttachLocation::AbsoluteOffset(probe.offset);
                 let id =
                     uprobe.attach(UProbeAttachPoint { location, cookie }, file, UProbeScope::AllProcesses)?;
-                uprobe.take_link(id)
+                uprobe.take_link(id).map(Attached::PerfEvent)
             })
             .collect()
     }
@@ -187,6 +207,20 @@ impl Programs {
             .map_err(|source| Error::Map { map: "cgroup_events_lost", source })?;
         Ok(CgroupEvents { ring, lost })
     }
+}
+
+fn load_for_perf_events(object: &mut Ebpf) -> Result<Uprobes, Error> {
+    let mut cookies = true;
+    for program in Program::ALL {
+        let uprobe: &mut UProbe = part(object, program.name());
+        match uprobe.load() {
+            Ok(()) => {}
+            // bpf_get_attach_cookie came with 5.15; `free_enter` serves without.
+            Err(_) if program == Program::FreeState => cookies = false,
+            Err(source) => return Err(Error::Program { program: program.name(), source }),
+        }
+    }
+    Ok(Uprobes::PerfEvents { cookies })
 }
 
 /// Selected cgroups, as the kernel reads them. What changes here holds once [`ControlMap::selection_changed`] says so.

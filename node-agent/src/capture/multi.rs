@@ -142,22 +142,15 @@ fn is_supported() -> bool {
 }
 
 fn load(name: &str, instructions: &[bpf_insn], license: &CStr) -> Result<OwnedFd, ProgramError> {
-    let mut log = Vec::new();
-    match try_to_load(name, instructions, license, &mut log) {
-        Ok(program) => Ok(program),
-        Err(first) => {
-            // Only now the verifier is asked for its words: they cost it time.
-            log.resize(LOG_BYTES, 0);
-            match try_to_load(name, instructions, license, &mut log) {
-                Ok(program) => Ok(program),
-                Err(_) => {
-                    let said = CStr::from_bytes_until_nul(&log).unwrap_or_default();
-                    let verifier_log = VerifierLog::new(said.to_string_lossy().into_owned());
-                    Err(ProgramError::LoadError { io_error: first, verifier_log })
-                }
-            }
-        }
-    }
+    try_to_load(name, instructions, license, &mut []).or_else(|io_error| {
+        // Only now the verifier is asked for its words: they cost it time.
+        let mut log = vec![0; LOG_BYTES];
+        try_to_load(name, instructions, license, &mut log).map_err(|_| {
+            let said = CStr::from_bytes_until_nul(&log).unwrap_or_default();
+            let verifier_log = VerifierLog::new(said.to_string_lossy().into_owned());
+            ProgramError::LoadError { io_error, verifier_log }
+        })
+    })
 }
 
 fn try_to_load(name: &str, instructions: &[bpf_insn], license: &CStr, log: &mut [u8]) -> io::Result<OwnedFd> {

@@ -215,8 +215,34 @@ fn a_user_without_rights_is_told_in_one_line_what_is_missing_and_what_to_type() 
     assert_eq!(output.status.code(), Some(125));
     let message = String::from_utf8_lossy(&output.stderr);
     assert_eq!(message.lines().count(), 1, "{message}");
-    assert!(message.contains("CAP_BPF") && message.contains("CAP_SYS_ADMIN"), "{message}");
+    assert!(message.contains("CAP_BPF, CAP_PERFMON"), "{message}");
     assert!(message.contains(&format!("run: sudo -E {} record -- true", program.display())), "{message}");
+}
+
+#[test]
+fn sys_admin_is_not_needed_where_the_kernel_has_links_of_many_uprobes() {
+    let Some(agent) = Agent::or_skip() else { return };
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split('.').map(|number| number.parse::<u32>().unwrap_or(0));
+    if (numbers.next(), numbers.next()) < (Some(6), Some(6)) || !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: it takes Linux 6.6, and root, to give up capabilities");
+        return;
+    }
+    let server = ModelServer::start();
+    let (curl, arguments) = programs::curl(&server, "bounded", &format!("{:032x}", 4));
+    let record = agent.record(curl).args(arguments);
+    let whole = record.command();
+    let mut bounded = Command::new("setpriv");
+    bounded
+        .arg("--bounding-set=-all,+bpf,+perfmon,+sys_ptrace,+dac_read_search,+checkpoint_restore")
+        .arg(whole.get_program())
+        .args(whole.get_args())
+        .env_clear()
+        .envs(whole.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let output = run(bounded.stdin(Stdio::null()));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(Telemetry::read(&record.file()).unwrap().calls().count(), 1);
+    assert_eq!(server.stop().len(), 1);
 }
 
 /// `agentsight run` at work.

@@ -72,8 +72,8 @@ fn each_is_seen(fresh: Option<&str>, program: impl Fn(&ModelServer, &str) -> Inv
                 while next.fetch_add(1, Ordering::Relaxed) < TIMES {
                     let (program, arguments) = program(&server, "short");
                     let folder = tempfile::tempdir().expect("a temporary folder");
-                    // Other programs of this machine's path would be probed, too: the kernel takes a tenth of a
-                    // second to take each probe back, one after the other, and 600 runs would wait for it.
+                    // Other programs of this machine's path would be looked at and probed, too, 600 times; before
+                    // Linux 6.6 the kernel takes a tenth of a second to take each probe back.
                     let path = folder.path().join("bin");
                     std::fs::create_dir(&path).expect("a folder of ours");
                     std::os::unix::fs::symlink("/usr/bin/curl", path.join("curl")).expect("a link of ours");

@@ -154,6 +154,9 @@ pub struct System {
     pub cgroups: Cgroups,
 }
 
+/// From which kernel on uprobes are attached without perf.
+const UPROBE_MULTI: (u32, u32) = (6, 6);
+
 /// What this process may do.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Privileges {
@@ -163,6 +166,8 @@ pub struct Privileges {
     pub capabilities: u64,
     /// Capabilities hold for the kernel itself, not only within a container.
     pub initial_user_namespace: bool,
+    /// The kernel attaches uprobes through perf only, for which it asks for `CAP_SYS_ADMIN`: before Linux 6.6.
+    pub perf_uprobes: bool,
 }
 
 /// Which hierarchies of cgroups are mounted.
@@ -220,10 +225,13 @@ impl System {
 
     /// Major and minor number of the kernel; zero where they cannot be read.
     fn kernel(&self) -> (u32, u32) {
-        let mut numbers =
-            self.kernel_release.split(|c: char| !c.is_ascii_digit()).map(|text| text.parse().unwrap_or(0));
-        (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+        version(&self.kernel_release)
     }
+}
+
+fn version(release: &str) -> (u32, u32) {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|text| text.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 impl Privileges {
@@ -233,7 +241,8 @@ impl Privileges {
     }
 
     fn read_below(root: &Path) -> Self {
-        let status = std::fs::read_to_string(root.join("proc/self/status")).unwrap_or_default();
+        let read = |path: &str| std::fs::read_to_string(root.join(path)).unwrap_or_default();
+        let status = read("proc/self/status");
         let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
         Self {
             // Real, effective, saved and file system user.
@@ -244,6 +253,7 @@ impl Privileges {
                 .unwrap_or(u32::MAX),
             capabilities: u64::from_str_radix(field("CapEff:").trim(), 16).unwrap_or(0),
             initial_user_namespace: is_namespace(root, "user", 0xEFFF_FFFD),
+            perf_uprobes: version(&read("proc/sys/kernel/osrelease")) < UPROBE_MULTI,
         }
     }
 
@@ -257,9 +267,18 @@ impl Privileges {
             .iter()
             .copied()
             .filter(|capability| {
-                capability.is_required() && !self.has(*capability) && !self.covered(*capability)
+                self.requires(*capability) && !self.has(*capability) && !self.covered(*capability)
             })
             .collect()
+    }
+
+    /// Whether nothing works without it.
+    fn requires(&self, capability: Capability) -> bool {
+        match capability {
+            Capability::Bpf | Capability::Perfmon => true,
+            Capability::SysAdmin => self.perf_uprobes,
+            Capability::SysPtrace | Capability::DacReadSearch | Capability::CheckpointRestore => false,
+        }
     }
 
     /// `CAP_SYS_ADMIN` still allows what `CAP_BPF`, `CAP_PERFMON` (5.8) and `CAP_CHECKPOINT_RESTORE` (5.9)
@@ -339,15 +358,11 @@ impl Capability {
         }
     }
 
-    fn is_required(self) -> bool {
-        matches!(self, Self::Bpf | Self::Perfmon | Self::SysAdmin)
-    }
-
     fn reason(self) -> &'static str {
         match self {
             Self::Bpf => "makes maps and loads programs",
             Self::Perfmon => "loads programs that trace",
-            Self::SysAdmin => "attaches uprobes through perf",
+            Self::SysAdmin => "attaches uprobes through perf, before Linux 6.6",
             Self::SysPtrace => "opens /proc/PID/root and maps of other users' processes",
             Self::DacReadSearch => "reads programs and libraries in other users' folders",
             Self::CheckpointRestore => "opens mapped files that have no path any more (/proc/PID/map_files)",
@@ -450,8 +465,10 @@ fn capability_finding(system: &System, capability: Capability) -> Finding {
         Finding::ok(name, reason)
     } else if system.privileges.covered(capability) {
         Finding::ok(name, format!("{reason}; CAP_SYS_ADMIN stands for it"))
-    } else if capability.is_required() {
+    } else if system.privileges.requires(capability) {
         Finding::missing(name, reason, how)
+    } else if capability == Capability::SysAdmin {
+        Finding::ok(name, "not needed on this kernel")
     } else {
         Finding::warning(name, reason, how)
     }
@@ -654,11 +671,11 @@ mod tests {
     }
 
     fn root() -> Privileges {
-        Privileges { uid: 0, capabilities: (1 << 41) - 1, initial_user_namespace: true }
+        Privileges { uid: 0, capabilities: (1 << 41) - 1, initial_user_namespace: true, perf_uprobes: true }
     }
 
     fn user() -> Privileges {
-        Privileges { uid: 1000, capabilities: 0, initial_user_namespace: true }
+        Privileges { uid: 1000, capabilities: 0, initial_user_namespace: true, perf_uprobes: true }
     }
 
     fn arguments(list: &[&str]) -> Vec<OsString> {
@@ -703,7 +720,7 @@ warning  return-probes              a seccomp filter may end a program at a retu
 ok       user-namespace             the machine's own
 ok       CAP_BPF                    makes maps and loads programs
 ok       CAP_PERFMON                loads programs that trace
-ok       CAP_SYS_ADMIN              attaches uprobes through perf
+ok       CAP_SYS_ADMIN              attaches uprobes through perf, before Linux 6.6
 ok       CAP_SYS_PTRACE             opens /proc/PID/root and maps of other users' processes
 ok       CAP_DAC_READ_SEARCH        reads programs and libraries in other users' folders
 ok       CAP_CHECKPOINT_RESTORE     opens mapped files that have no path any more (/proc/PID/map_files)
@@ -854,6 +871,7 @@ This machine cannot trace: what is missing stands above.
         assert_eq!(admin.missing(), []);
         let split = Privileges { capabilities: 1 << 38 | 1 << 39, ..root() };
         assert_eq!(split.missing(), [Capability::SysAdmin]);
+        assert_eq!(Privileges { perf_uprobes: false, ..split }.missing(), [], "the kernel asks for no more");
     }
 
     #[test]
@@ -927,7 +945,8 @@ This machine cannot trace: what is missing stands above.
                 privileges: Privileges {
                     uid: 0,
                     capabilities: 0xc0_0020_0000,
-                    initial_user_namespace: false
+                    initial_user_namespace: false,
+                    perf_uprobes: false,
                 },
                 perf_event_paranoid: Some(3),
                 unprivileged_bpf_disabled: Some(2),

@@ -86,15 +86,18 @@ fn no_component_has_a_right_that_is_not_its_own() {
     assert!(agent["hostNetwork"].is_null() && agent["hostIPC"].is_null());
     let container = &agent["containers"][0];
     assert_eq!(container["securityContext"]["privileged"], false);
-    let mut added: Vec<&str> =
-        list(&container["securityContext"]["capabilities"]["add"]).filter_map(Value::as_str).collect();
-    added.sort_unstable();
-    assert_eq!(added, ["BPF", "CHECKPOINT_RESTORE", "DAC_READ_SEARCH", "PERFMON", "SYS_ADMIN", "SYS_PTRACE"]);
+    assert_eq!(
+        capabilities(container),
+        ["BPF", "CHECKPOINT_RESTORE", "DAC_READ_SEARCH", "PERFMON", "SYS_ADMIN", "SYS_PTRACE"]
+    );
     let writable: Vec<&str> = list(&container["volumeMounts"])
         .filter(|mount| mount["readOnly"] != true)
         .filter_map(|mount| mount["mountPath"].as_str())
         .collect();
     assert_eq!(writable, ["/var/lib/agentsight"]);
+    let objects = helm.template(&["--set=otlp.endpoint=http://c:4317", "--set=agent.sysAdmin=false"]);
+    let agent = &find(&objects, "DaemonSet", "agentsight-agent")["spec"]["template"]["spec"];
+    assert!(!capabilities(&agent["containers"][0]).contains(&"SYS_ADMIN"));
 }
 
 #[test]
@@ -227,6 +230,14 @@ impl Helm {
 fn find<'a>(objects: &'a [Value], kind: &str, name: &str) -> &'a Value {
     let found = objects.iter().find(|object| object["kind"] == kind && object["metadata"]["name"] == name);
     found.unwrap_or_else(|| panic!("no {kind} {name}"))
+}
+
+/// What a container has been given, in alphabetical order.
+fn capabilities(container: &Value) -> Vec<&str> {
+    let mut added: Vec<&str> =
+        list(&container["securityContext"]["capabilities"]["add"]).filter_map(Value::as_str).collect();
+    added.sort_unstable();
+    added
 }
 
 fn text(map: &Value, file: &str) -> String {

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What AgentSight costs a node of a cluster, and how soon it is there: bench/cluster.sh, as root, a quarter of an hour.
+# What AgentSight costs a node of a cluster, and how soon it is there: bench/cluster.sh, as root, six minutes.
 # On a cluster of this machine's, or on the one that KUBECONFIG_E2E names. `make build` builds what it needs first.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -220,6 +220,53 @@ fn a_user_without_rights_is_told_in_one_line_what_is_missing_and_what_to_type() 
 }
 
 #[test]
+fn what_runs_is_listed_with_its_library_or_the_lack_of_one() {
+    let Some(agent) = Agent::or_skip() else { return };
+    let script = "import ssl, sys; print('there', flush=True); sys.stdin.read()";
+    let python = waiting(Command::new("/usr/bin/python3").args(["-c", script]));
+    let shell = waiting(Command::new("/bin/sh").args(["-c", "echo there; read -r line"]));
+    let pids = [python.id(), shell.id()];
+    let list = |output: &str, pids: &[u32]| {
+        let mut command = Command::new(agent.program());
+        command.args(["processes", "-o", output]);
+        pids.iter().for_each(|pid| drop(command.arg("--pid").arg(pid.to_string())));
+        run(&mut command)
+    };
+    let listed = |output: &str| {
+        let output = list(output, &pids);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let report: Value = serde_json::from_str(&listed("json")).unwrap();
+    let of = |pid: u32| report["processes"].as_array().unwrap().iter().find(|one| one["pid"] == pid).unwrap();
+    let [python_is, shell_is] = pids.map(of);
+    assert_eq!((&python_is["seen"], &shell_is["seen"]), (&"all".into(), &"none".into()));
+    assert_eq!(python_is["files"][0]["library"], "openssl");
+    assert!(python_is["files"][0]["path"].as_str().unwrap().contains("libssl.so"), "{python_is}");
+    assert_eq!(shell_is["files"], Value::Array(Vec::new()));
+    let table = listed("text");
+    let rows: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+    let row = |pid: u32| rows.iter().find(|row| row.first() == Some(&pid.to_string().as_str())).unwrap();
+    assert_eq!(row(pids[0])[3..6], ["yes", "openssl", "symbols"]);
+    assert_eq!(row(pids[1])[3..5], ["no", "NoTlsLibrary"]);
+
+    // A process that is gone is no row, but a word and an exit code.
+    drop(shell);
+    let output = list("text", &pids[1..]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains(&format!("the process {} is gone", pids[1])));
+}
+
+/// A program that has said that it is there, and waits.
+fn waiting(command: &mut Command) -> Process {
+    let mut process = Process::spawn(command.stdin(Stdio::piped()).stdout(Stdio::piped()));
+    let mut line = String::new();
+    BufReader::new(process.child().stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "there\n");
+    process
+}
+
+#[test]
 fn sys_admin_is_not_needed_where_the_kernel_has_links_of_many_uprobes() {
     let Some(agent) = Agent::or_skip() else { return };
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();

@@ -38,8 +38,20 @@ pub enum Seen {
     None,
 }
 
+impl Seen {
+    /// By the files with a TLS implementation.
+    pub fn of(files: &[File]) -> Seen {
+        let missing = files.iter().any(|file| file.reason.is_some());
+        match files.iter().any(|file| file.library.is_some()) {
+            true if missing => Seen::Some,
+            true => Seen::All,
+            false => Seen::None,
+        }
+    }
+}
+
 /// A file with a TLS implementation.
-#[derive(Serialize, PartialEq, Debug)]
+#[derive(Serialize, Clone, PartialEq, Debug)]
 #[serde(rename_all = "camelCase")]
 pub struct File {
     /// Where it is.
@@ -62,7 +74,7 @@ pub struct File {
 }
 
 /// A probe.
-#[derive(Serialize, PartialEq, Eq, Debug)]
+#[derive(Serialize, Clone, PartialEq, Eq, Debug)]
 #[serde(rename_all = "camelCase")]
 pub struct Probe {
     /// The kernel program.
@@ -90,12 +102,7 @@ impl Report {
                 files.extend(library::judge(&file.file).ok().and_then(|verdict| File::of(path, &verdict)));
             }
         }
-        let missing = files.iter().filter(|file| file.reason.is_some()).count();
-        let seen = match files.iter().any(|file| file.library.is_some()) {
-            true if missing == 0 => Seen::All,
-            true => Seen::Some,
-            false => Seen::None,
-        };
+        let seen = Seen::of(&files);
         Some(Self { program, seen, files, looked_at: keys.len(), seconds: start.elapsed().as_secs_f64() })
     }
 
@@ -151,7 +158,8 @@ impl Report {
 }
 
 impl File {
-    fn of(path: &Path, verdict: &Verdict) -> Option<Self> {
+    /// What a verdict says; none where the file holds no TLS implementation.
+    pub fn of(path: &Path, verdict: &Verdict) -> Option<Self> {
         let path = path.to_owned();
         match verdict {
             Verdict::Traceable(Plan { library, found, unseen, build_id, probes }) => Some(Self {

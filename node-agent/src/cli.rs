@@ -43,6 +43,7 @@ pub enum Command {
     Run(Run),
     NodeAgent(NodeAgent),
     Check(Check),
+    Processes(Processes),
     /// Write a shell's completions to standard output
     ///
     /// For bash: agentsight completions bash > /etc/bash_completion.d/agentsight
@@ -293,6 +294,32 @@ pub struct Check {
     /// A program: which TLS libraries it and what it links have, and how they would be probed
     #[arg(value_name = "PROGRAM", value_hint = ValueHint::CommandName)]
     pub program: Option<OsString>,
+
+    /// Form of the answer
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    pub output: Format,
+}
+
+/// List running programs that speak TLS: what would be seen of each, how, or why not
+///
+/// Nothing is traced and nothing is changed: the files that processes map are read.
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+Without root, only your own processes can be looked at.
+
+Exit status:
+  0  processes were looked at
+  1  with --pid: one of them is gone, or may not be looked at
+  2  the command line is wrong
+
+Examples:
+  sudo agentsight processes
+  agentsight processes --pid $(pgrep -n claude)
+  sudo agentsight processes -o json | jq '.processes[] | select(.seen != \"all\") | {pid, executable, files}'")]
+pub struct Processes {
+    /// Only this process, whether it speaks TLS or not; may be given several times
+    #[arg(short, long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
+    pub pid: Vec<u32>,
 
     /// Form of the answer
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]

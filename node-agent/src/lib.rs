@@ -16,6 +16,7 @@ pub mod identity;
 pub mod pipeline;
 pub mod policy;
 pub mod process;
+pub mod processes;
 pub mod record;
 pub mod resource;
 pub mod run;

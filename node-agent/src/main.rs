@@ -4,7 +4,7 @@ use agentsight::check::{Privileges, Report};
 use agentsight::cli::{self, Cli, Command, Format, Verbosity};
 use agentsight::export::Log;
 use agentsight::terminal::Terminal;
-use agentsight::{check_program, cluster, record, run};
+use agentsight::{check_program, cluster, processes, record, run};
 use clap::Parser;
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
@@ -45,6 +45,18 @@ fn main() -> ExitCode {
                 Format::Json => report.json(),
             };
             print(&text, report.exit_code())
+        }
+        Command::Processes(args) => {
+            let report = processes::Report::of(&args.pid);
+            let text = match args.output {
+                Format::Text => report.text(Terminal::of(&io::stdout())),
+                Format::Json => report.json(),
+            };
+            let missing = report.missing(&args.pid);
+            for pid in &missing {
+                eprintln!("agentsight: the process {pid} is gone, or another user's");
+            }
+            print(&text, u8::from(!missing.is_empty()))
         }
         Command::Completions { shell } => {
             let mut text = Vec::new();

@@ -19,6 +19,7 @@ pub mod comparison;
 pub mod control_plane;
 pub mod daemons;
 pub mod go;
+pub mod host;
 pub mod ids;
 pub mod machine;
 pub mod model_server;

@@ -2,15 +2,19 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use agentsight_e2e::agent::{Agent, Record};
+use agentsight_e2e::agent::{Agent, Record, clean_environment};
 use agentsight_e2e::comparison::{attribute_differences, output_differences};
+use agentsight_e2e::host::Host;
 use agentsight_e2e::model_server::ModelServer;
-use agentsight_e2e::process::run;
+use agentsight_e2e::process::{Process, run};
 use agentsight_e2e::real_agents;
 use agentsight_e2e::telemetry::Telemetry;
 use agentsight_e2e::truth::Served;
+use rustix::process::Signal;
 use serde_json::{Value, json};
+use std::fs::Permissions;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -53,24 +57,9 @@ fn opencode_with_a_tool_call_is_seen_whole_in_each_release() {
         let Some(program) = real_agents::or_skip("opencode", version) else { return };
         let who = format!("opencode {version}");
         let server = ModelServer::start();
-        let provider =
-            json!({"options": {"baseURL": format!("{}/v1", server.base()), "apiKey": "sk-ant-test"}});
-        let configuration = json!({
-            "autoupdate": false,
-            "share": "disabled",
-            "model": "anthropic/claude-sonnet-4-5",
-            "provider": {"anthropic": provider},
-        });
-        let record = agent
-            .record(program)
-            .option("--content")
-            .args(["run", "Please use bash now"])
-            .env("TERM", "dumb")
-            .env("OPENCODE_CONFIG_CONTENT", configuration.to_string())
-            .env("OPENCODE_DISABLE_AUTOUPDATE", "1")
-            .env("OPENCODE_DISABLE_MODELS_FETCH", "1")
-            .env("OPENCODE_DISABLE_DEFAULT_PLUGINS", "1")
-            .env("NODE_EXTRA_CA_CERTS", server.ca());
+        let record = agent.record(program).option("--content").args(OPENCODE);
+        let record =
+            opencode(&server).into_iter().fold(record, |record, (name, value)| record.env(name, value));
         let recording = only_on_loopback(record).run().succeeded();
         let log = String::from_utf8_lossy(&recording.output.stderr);
         let served = server.stop();
@@ -80,12 +69,92 @@ fn opencode_with_a_tool_call_is_seen_whole_in_each_release() {
     }
 }
 
-/// Whatever else the agent wants to fetch goes to a proxy that is not there.
-fn only_on_loopback(record: Record<'_>) -> Record<'_> {
+/// The drill for the day on which a new build is shaped otherwise: one reason that `SSL_write` reports is another, so that
+/// no function fits any more. It is told as such while the program runs, and the program does its work unseen.
+#[test]
+fn a_build_that_no_pattern_fits_is_reported_and_left_alone() {
+    let Some(agent) = Agent::or_skip() else { return };
+    let Some(program) = real_agents::or_skip("opencode", "1.3.0") else { return };
+    let server = ModelServer::start();
+    let folder = tempfile::tempdir().unwrap();
+    let build = folder.path().join("the-next-build");
+    let mut bytes = std::fs::read(&program).unwrap();
+    let known = checked(&agent, &program).1;
+    let probes = known["files"][0]["probes"].as_array().unwrap();
+    let write = probes.iter().find(|probe| probe["program"] == "write_int").unwrap();
+    let write = usize::try_from(write["offset"].as_u64().unwrap()).unwrap();
+    // SSL_R_BAD_LENGTH of BoringSSL's ssl.h, as the operand of an instruction: it is told with an error that does not occur.
+    let reason = 215_u32.to_le_bytes();
+    let at = bytes[write..write + 8192].windows(4).position(|window| window == reason).unwrap();
+    bytes[write + at] += 1;
+    std::fs::write(&build, bytes).unwrap();
+    std::fs::set_permissions(&build, Permissions::from_mode(0o755)).unwrap();
+
+    let host = Host::start(&agent, "{matchLabels: {agentsight.dev/executable: the-next-build}}");
+    let process = Process::spawn(
+        Command::new(&build)
+            .args(OPENCODE)
+            .env_clear()
+            .envs(clean_environment(folder.path()))
+            .envs(opencode(&server))
+            .envs(ON_LOOPBACK)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null()),
+    );
+    // It has executed the program, and waits until that is told.
+    process.signal(Signal::STOP);
+    host.wait_for("agentsight_untraceable_processes{reason=\"UnknownShape\"} 1\n");
+    let listed = run(Command::new(agent.program()).args(["processes", "--pid", &process.id().to_string()]));
+    let listed = String::from_utf8_lossy(&listed.stdout);
+    assert!(listed.contains("no    UnknownShape"), "{listed}");
+    process.signal(Signal::CONT);
+    assert!(process.wait().success());
+    let served = server.stop();
+    assert!(
+        served.iter().any(|served| served.finish_reasons == ["tool_use"]),
+        "it did its work: {served:#?}"
+    );
+    assert_eq!(host.stop().calls().count(), 0, "and nothing of it was seen");
+}
+
+const OPENCODE: [&str; 2] = ["run", "Please use bash now"];
+
+/// What opencode is told by variables.
+fn opencode(server: &ModelServer) -> [(&'static str, String); 6] {
+    let options = json!({"baseURL": format!("{}/v1", server.base()), "apiKey": "sk-ant-test"});
+    let configuration = json!({
+        "autoupdate": false,
+        "share": "disabled",
+        "model": "anthropic/claude-sonnet-4-5",
+        "provider": {"anthropic": {"options": options}},
+    });
+    [
+        ("TERM", "dumb".into()),
+        ("OPENCODE_CONFIG_CONTENT", configuration.to_string()),
+        ("OPENCODE_DISABLE_AUTOUPDATE", "1".into()),
+        ("OPENCODE_DISABLE_MODELS_FETCH", "1".into()),
+        ("OPENCODE_DISABLE_DEFAULT_PLUGINS", "1".into()),
+        ("NODE_EXTRA_CA_CERTS", server.ca().display().to_string()),
+    ]
+}
+
+/// Whatever else an agent wants to fetch goes to a proxy that is not there.
+const ON_LOOPBACK: [(&str, &str); 6] = {
     let nowhere = "http://127.0.0.1:1";
-    let proxies = ["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"];
-    let record = proxies.into_iter().fold(record, |record, name| record.env(name, nowhere));
-    record.env("NO_PROXY", "localhost,127.0.0.1").env("no_proxy", "localhost,127.0.0.1")
+    let here = "localhost,127.0.0.1";
+    [
+        ("HTTP_PROXY", nowhere),
+        ("HTTPS_PROXY", nowhere),
+        ("http_proxy", nowhere),
+        ("https_proxy", nowhere),
+        ("NO_PROXY", here),
+        ("no_proxy", here),
+    ]
+};
+
+fn only_on_loopback(record: Record<'_>) -> Record<'_> {
+    ON_LOOPBACK.into_iter().fold(record, |record, (name, value)| record.env(name, value))
 }
 
 /// Codex trusts what the system trusts only where no variable names a certificate; then it speaks by the OpenSSL that is
@@ -154,21 +223,23 @@ fn what_would_be_seen_of_an_agent_is_told_without_running_it() {
     let Some(agent) = Agent::or_skip() else { return };
     let Some(claude) = real_agents::or_skip("claude", "2.1.332") else { return };
     let Some(codex) = real_agents::or_skip("codex", "0.171.0") else { return };
-    let report = |program: &Path| -> (Option<i32>, Value) {
-        let output = run(Command::new(agent.program()).args(["check", "-o", "json"]).arg(program));
-        (output.status.code(), serde_json::from_slice(&output.stdout).unwrap())
-    };
-    let (status, claude) = report(&claude);
+    let (status, claude) = checked(&agent, &claude);
     assert_eq!((status, &claude["seen"]), (Some(0), &json!("all")), "{claude:#}");
     let file = &claude["files"][0];
     assert_eq!((&file["library"], &file["foundBy"]), (&json!("boringssl"), &json!("errors")), "{claude:#}");
     // Offsets that were held against live connections; the program finds them anew.
     let places: Vec<_> = file["probes"].as_array().unwrap().iter().map(|probe| &probe["offset"]).collect();
     assert_eq!(places, [0x333_04b0, 0x333_04b0, 0x333_0300, 0x333_0300], "{claude:#}");
-    let (status, codex) = report(&codex);
+    let (status, codex) = checked(&agent, &codex);
     assert_eq!((status, &codex["seen"]), (Some(1), &json!("some")), "{codex:#}");
     let file = &codex["files"][0];
     assert_eq!((&file["library"], &file["reason"]), (&json!("openssl"), &json!("Rustls")), "{codex:#}");
+}
+
+/// The exit code and the answer of `agentsight check PROGRAM`.
+fn checked(agent: &Agent, program: &Path) -> (Option<i32>, Value) {
+    let output = run(Command::new(agent.program()).args(["check", "-o", "json"]).arg(program));
+    (output.status.code(), serde_json::from_slice(&output.stdout).unwrap())
 }
 
 /// Compares each span with what the server said, and tells how many there are.

@@ -4,11 +4,11 @@
 
 use agentsight_e2e::agent::{Agent, clean_environment};
 use agentsight_e2e::collector::{Collector, get};
+use agentsight_e2e::host::Host;
 use agentsight_e2e::model_server::ModelServer;
-use agentsight_e2e::process::{PATIENCE, Process, run};
+use agentsight_e2e::process::{Process, run};
 use agentsight_e2e::programs::{self, Invocation};
 use agentsight_e2e::telemetry::{Span, Telemetry};
-use rustix::process::Signal;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs::Permissions;
@@ -19,7 +19,6 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 #[test]
@@ -290,83 +289,6 @@ fn sys_admin_is_not_needed_where_the_kernel_has_links_of_many_uprobes() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(Telemetry::read(&record.file()).unwrap().calls().count(), 1);
     assert_eq!(server.stop().len(), 1);
-}
-
-/// `agentsight run` at work.
-struct Host {
-    process: Process,
-    address: String,
-    folder: TempDir,
-}
-
-impl Host {
-    fn start(agent: &Agent, selector: &str) -> Self {
-        Self::start_with(agent, selector, &[])
-    }
-
-    fn start_with(agent: &Agent, selector: &str, options: &[&str]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let trace = folder.path().join("agenttrace.yaml");
-        std::fs::write(
-            &trace,
-            format!(
-                "apiVersion: agentsight.dev/v1alpha1\nkind: AgentTrace\nmetadata: {{name: test}}\n\
-                 spec: {{selector: {selector}}}\n"
-            ),
-        )
-        .unwrap();
-        let mut process = Process::spawn(
-            Command::new(agent.program())
-                .args(["run", "--listen", "127.0.0.1:0", "-f"])
-                .arg(&trace)
-                .args(options)
-                .arg("--otlp-json")
-                .arg(folder.path().join("otlp.jsonl"))
-                .env_clear()
-                .envs(clean_environment(folder.path()))
-                .stderr(Stdio::piped()),
-        );
-        let mut log = BufReader::new(process.child().stderr.take().unwrap()).lines().map_while(Result::ok);
-        let said = log.find_map(|line| {
-            let (_, rest) = line.split_once("http://")?;
-            rest.split('/').next().map(str::to_owned)
-        });
-        let address = said.expect("it says where it listens");
-        // Read on, so that it can go on saying something.
-        thread::spawn(move || log.for_each(|line| eprintln!("{line}")));
-        Self { process, address, folder }
-    }
-
-    fn get(&self, path: &str) -> String {
-        let (_, port) = self.address.rsplit_once(':').expect("an address has a port");
-        let (status, body) = get(port.parse().unwrap(), path);
-        assert_eq!(status, 200, "{path}");
-        String::from_utf8(body).unwrap()
-    }
-
-    /// Asks for the metrics until this is in them.
-    fn wait_for(&self, line: &str) {
-        let deadline = Instant::now() + PATIENCE;
-        while !self.get("/metrics").contains(line) {
-            assert!(Instant::now() < deadline, "not in the metrics: {line}\n{}", self.get("/metrics"));
-            // Nothing tells of a change but the metrics themselves.
-            thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    /// Ends it, and returns what it wrote.
-    fn stop(self) -> Telemetry {
-        self.process.signal(Signal::TERM);
-        assert!(self.process.wait().success());
-        Telemetry::read(&self.folder.path().join("otlp.jsonl")).unwrap()
-    }
-
-    /// Ends it, and returns the calls to one server: others on this machine may call others.
-    fn calls_to(self, server: &ModelServer) -> Vec<Span> {
-        let telemetry = self.stop();
-        let port = u64::from(server.port());
-        telemetry.spans.into_iter().filter(|span| span.number("server.port") == Some(port)).collect()
-    }
 }
 
 /// Runs a program so many times, four at once.

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use agentsight_e2e::agent::{Agent, clean_environment};
-use agentsight_e2e::collector::{Collector, get};
+use agentsight_e2e::collector::Collector;
 use agentsight_e2e::host::Host;
 use agentsight_e2e::model_server::ModelServer;
 use agentsight_e2e::process::{Process, run};
@@ -226,10 +226,8 @@ fn what_runs_is_listed_with_its_library_or_the_lack_of_one() {
     let shell = waiting(Command::new("/bin/sh").args(["-c", "echo there; read -r line"]));
     let pids = [python.id(), shell.id()];
     let list = |output: &str, pids: &[u32]| {
-        let mut command = Command::new(agent.program());
-        command.args(["processes", "-o", output]);
-        pids.iter().for_each(|pid| drop(command.arg("--pid").arg(pid.to_string())));
-        run(&mut command)
+        let pids = pids.iter().map(|pid| format!("--pid={pid}"));
+        run(Command::new(agent.program()).args(["processes", "-o", output]).args(pids))
     };
     let listed = |output: &str| {
         let output = list(output, &pids);

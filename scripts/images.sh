@@ -63,7 +63,7 @@ app_image() {
   local archive root=$work/app
   local server=$target/$profile/model-server
   [ -x "$server" ] || { echo "images: no $server; \`make build\` builds it" >&2; exit 1; }
-  archive=$(kept "$(cat scripts/images.sh scripts/image/pack.py e2e/requirements.txt e2e/agents/* "$server" | sha256sum)" app)
+  archive=$(kept "$(cat scripts/images.sh scripts/image/pack.py e2e/requirements.txt e2e/agents/*.py "$server" | sha256sum)" app)
   if [ ! -e "$archive" ]; then
     app_root >&2
     mkdir -p "$root"

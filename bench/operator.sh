@@ -5,7 +5,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/agentsight/target}
 
-cargo build --locked --release -p agentsight-operator
+# As `make build` does, so that nothing is built twice for another choice of features.
+cargo build --locked --release -p agentsight -p agentsight-operator -p agentsight-e2e --bins
 export AGENTSIGHT_OPERATOR_BIN=$CARGO_TARGET_DIR/release/agentsight-operator
 # The simulated nodes need no optimisation of their own.
 cargo bench --locked --profile dev -p agentsight-e2e --bench operator

@@ -111,3 +111,9 @@ impl Host {
         telemetry.spans.into_iter().filter(|span| span.number("server.port") == Some(port)).collect()
     }
 }
+
+/// Whether a kernel attaches uprobes without perf, and so without `CAP_SYS_ADMIN`: Linux 6.6. `release` is as `uname -r` says it.
+pub fn needs_no_sys_admin(release: &str) -> bool {
+    let mut numbers = release.split('.').map(|number| number.parse::<u32>().unwrap_or(0));
+    (numbers.next(), numbers.next()) >= (Some(6), Some(6))
+}

@@ -4,7 +4,7 @@
 
 use agentsight_e2e::agent::{Agent, clean_environment};
 use agentsight_e2e::collector::Collector;
-use agentsight_e2e::host::Host;
+use agentsight_e2e::host::{Host, needs_no_sys_admin};
 use agentsight_e2e::model_server::ModelServer;
 use agentsight_e2e::process::{Process, run};
 use agentsight_e2e::programs::{self, Invocation};
@@ -267,8 +267,7 @@ fn waiting(command: &mut Command) -> Process {
 fn sys_admin_is_not_needed_where_the_kernel_has_links_of_many_uprobes() {
     let Some(agent) = Agent::or_skip() else { return };
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    let mut numbers = release.split('.').map(|number| number.parse::<u32>().unwrap_or(0));
-    if (numbers.next(), numbers.next()) < (Some(6), Some(6)) || !rustix::process::geteuid().is_root() {
+    if !needs_no_sys_admin(&release) || !rustix::process::geteuid().is_root() {
         eprintln!("skipped: it takes Linux 6.6, and root, to give up capabilities");
         return;
     }

@@ -2,6 +2,7 @@
 
 use crate::workload::{agent_trace, caller, pod};
 use crate::world::{PATIENCE, SYSTEM, World, eventually, response_id};
+use agentsight_e2e::host::needs_no_sys_admin;
 use serde_json::{Value, json};
 
 /// 13. `helm upgrade` with changed values, `rollback`, `uninstall`; definitions and objects stay.
@@ -57,11 +58,7 @@ pub(crate) fn upgrade_rollback_uninstall(world: &World) {
     // The same release again takes over what was kept, with no more rights than the nodes' kernels ask for.
     let kernels =
         world.kubectl(&["get", "nodes", "-o", "jsonpath={.items[*].status.nodeInfo.kernelVersion}"]);
-    let asks_for_less = |release: &str| {
-        let mut numbers = release.split('.').map(|number| number.parse::<u32>().unwrap_or(0));
-        (numbers.next(), numbers.next()) >= (Some(6), Some(6))
-    };
-    let less = kernels.split_whitespace().all(asks_for_less);
+    let less = kernels.split_whitespace().all(needs_no_sys_admin);
     world.install(&["install", "--set", &format!("agent.sysAdmin={}", !less)]);
     world.wait_for_condition(namespace, "kept", "Active", "True", "Tracing");
     wait_for_new_spans(world, namespace);

@@ -1,5 +1,6 @@
 //! What OpenAI's formats have in common.
 
+use super::answer::{self, Answer};
 use super::fields;
 use crate::call::{Part, Usage};
 use crate::json::Keep;
@@ -38,6 +39,28 @@ pub(super) fn usage(of: &Value) -> Option<Usage> {
         _ => output,
     };
     Some(Usage { input, output, cache_read, cache_write: None, reasoning })
+}
+
+/// Takes what Chat Completions and Completions say alike, in a chunk of a stream or in the whole response, and gives its
+/// choices by their indices, as many as there is room for.
+pub(super) fn choices(answer: &mut Answer, body: &mut Value) -> Vec<(i64, Value)> {
+    if let Some(failure) = answer::failure(body, answer.wants_content()) {
+        answer.failure = Some(failure);
+        return Vec::new();
+    }
+    answer.recognised |= body.get("choices").is_some_and(Value::is_array);
+    answer.head(body);
+    if let Some(usage) = usage(body) {
+        answer.response.usage = usage;
+    }
+    let mut choices = Vec::new();
+    for (position, choice) in fields::take_array(body, "choices").into_iter().enumerate() {
+        let index = fields::int(&choice, "index").unwrap_or(position as i64);
+        let Some(known) = answer.choice(index) else { continue };
+        known.finish_reason = fields::text(&choice, "finish_reason").or(known.finish_reason.take());
+        choices.push((index, choice));
+    }
+    choices
 }
 
 /// `text` or `json`, out of `{"type": …}` of `response_format` or `text.format`.

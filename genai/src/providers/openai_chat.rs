@@ -1,6 +1,6 @@
 //! OpenAI's Chat Completions (`POST …/chat/completions`), as OpenAI and the many compatible servers speak it.
 
-use super::answer::{self, Answer, Piece};
+use super::answer::{Answer, Piece};
 use super::{Format, Hints, fields, history, openai};
 use crate::call::{Message, Operation, Part, Request, RequestContent};
 use crate::json::{Keep, Step};
@@ -173,21 +173,8 @@ fn tool_call(mut call: Value) -> ToolCall {
 
 /// A chunk of a stream, or the whole response: a message is the one delta of its choice.
 fn event(answer: &mut Answer, body: &mut Value) {
-    if let Some(failure) = answer::failure(body, answer.wants_content()) {
-        answer.failure = Some(failure);
-        return;
-    }
-    answer.recognised |= body.get("choices").is_some_and(Value::is_array);
-    answer.head(body);
-    if let Some(usage) = openai::usage(body) {
-        answer.response.usage = usage;
-    }
-    for (position, mut choice) in fields::take_array(body, "choices").into_iter().enumerate() {
-        let index = fields::int(&choice, "index").unwrap_or(position as i64);
-        let reason = fields::text(&choice, "finish_reason");
+    for (index, mut choice) in openai::choices(answer, body) {
         let delta = fields::take(&mut choice, "delta").or_else(|| fields::take(&mut choice, "message"));
-        let Some(known) = answer.choice(index) else { continue };
-        known.finish_reason = reason.or(known.finish_reason.take());
         if let Some(delta) = delta {
             add_delta(answer, index, delta);
         }

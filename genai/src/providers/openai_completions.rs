@@ -1,6 +1,6 @@
 //! OpenAI's legacy text completions (`POST …/completions`).
 
-use super::answer::{self, Answer, Piece};
+use super::answer::{Answer, Piece};
 use super::{Format, Hints, fields, history, openai, openai_chat};
 use crate::call::{Message, Operation, Part, Request, RequestContent};
 use crate::json::{Keep, Step};
@@ -63,21 +63,8 @@ fn messages(prompt: Option<Value>) -> Vec<Message> {
 }
 
 fn event(answer: &mut Answer, body: &mut Value) {
-    if let Some(failure) = answer::failure(body, answer.wants_content()) {
-        answer.failure = Some(failure);
-        return;
-    }
-    answer.recognised |= body.get("choices").is_some_and(Value::is_array);
-    answer.head(body);
-    if let Some(usage) = openai::usage(body) {
-        answer.response.usage = usage;
-    }
-    for (position, mut choice) in fields::take_array(body, "choices").into_iter().enumerate() {
-        let index = fields::int(&choice, "index").unwrap_or(position as i64);
-        let reason = fields::text(&choice, "finish_reason");
+    for (index, mut choice) in openai::choices(answer, body) {
         let text = fields::take_text(&mut choice, "text");
-        let Some(known) = answer.choice(index) else { continue };
-        known.finish_reason = reason.or(known.finish_reason.take());
         answer.append(index, Piece::Text, text.as_deref().unwrap_or(""));
     }
 }

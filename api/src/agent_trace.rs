@@ -152,9 +152,15 @@ impl Containers {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, PartialEq, Eq, Debug, Default)]
 #[serde(rename_all = "camelCase")]
 pub struct Capture {
-    /// Calls to models over TLS.
+    /// Calls to models, over TLS and over what `plaintext` names.
     #[serde(default)]
     pub model_calls: ModelCalls,
+
+    /// Where calls are seen that do not go through TLS. `None`: nowhere, not a byte of them is copied.
+    /// `HTTP`: on TCP connections that the selected processes open and speak HTTP/1.1 or HTTP/2 on, as many
+    /// do with vLLM, Ollama, LiteLLM or a sidecar of a service mesh.
+    #[serde(default)]
+    pub plaintext: Plaintext,
     // Later kinds of events stand here, off by default. Where one can hold content, the operator's
     // guardrails (operator/src/guardrails.rs) must know it.
 }
@@ -213,6 +219,17 @@ pub enum Content {
     None,
     /// Messages, tools and what they are called with, and arguments of the programs that they run, after redaction.
     Messages,
+}
+
+/// Where calls are seen that do not go through TLS.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Plaintext {
+    /// Nowhere.
+    #[default]
+    None,
+    /// On TCP connections that begin with HTTP.
+    #[serde(rename = "HTTP")]
+    Http,
 }
 
 /// Requests to this path are model calls.

@@ -28,8 +28,8 @@ mod status;
 mod watching;
 
 pub use agent_trace::{
-    AgentTrace, AgentTraceSpec, Capture, Containers, Content, Endpoint, ModelCalls, Pattern, Redaction,
-    Sampling, Semconv, WireFormat,
+    AgentTrace, AgentTraceSpec, Capture, Containers, Content, Endpoint, ModelCalls, Pattern, Plaintext,
+    Redaction, Sampling, Semconv, WireFormat,
 };
 pub use cluster_agent_trace::{ClusterAgentTrace, ClusterAgentTraceSpec};
 pub use exporters::{

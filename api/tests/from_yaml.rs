@@ -1,6 +1,6 @@
 //! What a file must hold, and what its author is told where it does not.
 
-use agentsight_api::{AgentTrace, Content, Semconv};
+use agentsight_api::{AgentTrace, Content, Plaintext, Semconv};
 use std::collections::BTreeMap;
 
 const HEAD: &str = "apiVersion: agentsight.dev/v1alpha1\nkind: AgentTrace\nmetadata: {name: test}\n";
@@ -19,11 +19,22 @@ fn a_name_and_a_selector_are_enough() {
     let spec = load("{selector: {}}").expect("valid").spec;
     assert!(spec.selects(&BTreeMap::new()));
     assert_eq!(spec.capture.model_calls.content, Content::None);
+    assert_eq!(spec.capture.plaintext, Plaintext::None);
     assert_eq!(spec.capture.model_calls.max_content_bytes, 8 << 20);
     assert_eq!(spec.semconv, Semconv::V1_41);
     assert_eq!(spec.exporter, "default");
     assert_eq!(spec.sampling.percent, 100);
     assert!(spec.warnings_on_a_host().is_empty());
+}
+
+#[test]
+fn what_is_seen_without_tls_is_asked_for_by_name() {
+    let spec = load("{selector: {}, capture: {plaintext: HTTP}}").expect("valid").spec;
+    assert_eq!(spec.capture.plaintext, Plaintext::Http);
+    refused(
+        "{selector: {}, capture: {plaintext: true}}",
+        r#"spec.capture.plaintext: must be one of "None", "HTTP", is true"#,
+    );
 }
 
 #[test]
@@ -49,7 +60,7 @@ fn an_absent_selector_is_refused_with_what_to_write() {
 fn an_unknown_field_is_refused_with_those_that_exist() {
     refused(
         "{selector: {}, capture: {modelCall: {}}}",
-        "spec.capture.modelCall: is not a known field; allowed here: modelCalls",
+        "spec.capture.modelCall: is not a known field; allowed here: modelCalls, plaintext",
     );
     refused(
         "{selector: {matchLabel: {}}}",

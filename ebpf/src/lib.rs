@@ -39,6 +39,16 @@ pub mod select {
     pub const PROCESSES: u32 = 2;
     /// Those in a cgroup of the map `cgroups`, or below one.
     pub const CGROUPS: u32 = 4;
+    /// With [`ALL`]: their plain HTTP, too.
+    pub const PLAINTEXT: u32 = 8;
+}
+
+/// `enum wanted`: what is wanted of a selected process or cgroup.
+pub mod wanted {
+    /// Its calls over TLS.
+    pub const CALLS: u32 = 1;
+    /// Those without TLS, too.
+    pub const PLAINTEXT: u32 = 2;
 }
 
 /// `enum hierarchy`: whose cgroups are selected.
@@ -113,11 +123,11 @@ layout! {
     }
 }
 layout! {
-    /// Plaintext that one call of the TLS library moved, or a piece of it; `length` bytes follow.
+    /// Plaintext that one call of the TLS library, or of a socket without TLS, moved, or a piece of it; `length` bytes follow.
     TlsData, 72 {
         /// Header.
         header: EventHeader,
-        /// Address of the connection object.
+        /// Address of the connection object, or of the kernel's socket.
         ssl: u64,
         /// When that object was first seen.
         generation: u64,
@@ -133,12 +143,14 @@ layout! {
         direction: u8,
         /// The connection was seen from its beginning.
         from_start: u8,
+        /// It went through a socket as it stands here, not through TLS.
+        socket: u8,
         /// Zero.
-        pad: [u8; 6],
+        pad: [u8; 5],
     }
 }
 layout! {
-    /// The connection object was freed or cleared.
+    /// The connection object was freed or cleared, or the socket was closed.
     TlsClosed, 64 {
         /// Header.
         header: EventHeader,
@@ -218,7 +230,7 @@ layout! {
 layout! {
     #[derive(Default)]
     /// Counters of one CPU; see `events.h` for what each counts.
-    Counters, 88 {
+    Counters, 120 {
         /// Calls with plaintext in selected processes.
         tls_calls: u64,
         /// Plaintext bytes of those calls.
@@ -241,6 +253,14 @@ layout! {
         connections_full: u64,
         /// Children that found no place.
         processes_full: u64,
+        /// Calls that moved bytes of plain HTTP in processes of which it is wanted.
+        socket_calls: u64,
+        /// Bytes of those calls.
+        socket_bytes: u64,
+        /// Bytes of the same sockets that went past the hooks: by sendfile or splice.
+        socket_bypass_bytes: u64,
+        /// Sockets that were looked at and carry no client's HTTP.
+        sockets_ignored: u64,
     }
 }
 // SAFETY: see `layout!`; aya asks for this promise to move the values through maps.
@@ -281,6 +301,10 @@ impl std::ops::AddAssign for Counters {
         self.unpaired_returns += other.unpaired_returns;
         self.connections_full += other.connections_full;
         self.processes_full += other.processes_full;
+        self.socket_calls += other.socket_calls;
+        self.socket_bytes += other.socket_bytes;
+        self.socket_bypass_bytes += other.socket_bypass_bytes;
+        self.sockets_ignored += other.sockets_ignored;
     }
 }
 

@@ -26,10 +26,10 @@ struct event_header {
 	u64 started;	/* start of the process, CLOCK_BOOTTIME, ns: with tgid its identity */
 };
 
-/* Plaintext that one call of the TLS library moved, or a piece of it. */
+/* Plaintext that one call of the TLS library, or of a socket without TLS, moved, or a piece of it. */
 struct tls_data {
 	struct event_header header;
-	u64 ssl;	/* address of the library's connection object */
+	u64 ssl;	/* address of the library's connection object, or of the kernel's socket */
 	u64 generation;	/* when that object was first seen: tells apart its reuses */
 	u64 offset;	/* of the first byte in its direction of the connection */
 	u64 call_end;	/* offset behind the last byte that the call moved */
@@ -37,11 +37,12 @@ struct tls_data {
 	u32 length;	/* bytes that follow here */
 	u8 direction;
 	u8 from_start;	/* the connection was seen from its beginning */
-	u8 pad[6];
+	u8 socket;	/* it went through a socket as it stands here */
+	u8 pad[5];
 	u8 data[];
 };
 
-/* The library's connection object was freed, or cleared for another connection. */
+/* The library's connection object was freed, or cleared for another connection; the socket was closed. */
 struct tls_closed {
 	struct event_header header;
 	u64 ssl;
@@ -54,7 +55,7 @@ struct tls_closed {
 enum closed_how {
 	CLOSED_UNKNOWN = 0,	/* this library does not tell */
 	CLOSED_BY_US = 1,	/* the connection was fine when the process let go of it */
-	CLOSED_BY_PEER = 2,	/* close_notify, end of file or a fatal error came before */
+	CLOSED_BY_PEER = 2,	/* close_notify, end of file or a fatal error came before; of a socket, FIN or RST */
 };
 
 struct process_fork {
@@ -117,6 +118,10 @@ struct counters {
 	u64 unpaired_returns;	/* returns whose entry was not seen, or was evicted */
 	u64 connections_full;	/* calls whose connection found no place */
 	u64 processes_full;	/* children that found no place, and are not traced */
+	u64 socket_calls;	/* calls that moved bytes of plain HTTP in processes that are asked for */
+	u64 socket_bytes;	/* bytes of those calls; they are in captured_bytes, too */
+	u64 socket_bypass_bytes; /* of the same sockets, but past the hooks: sendfile, splice */
+	u64 sockets_ignored;	/* sockets that were looked at and do not carry a client's HTTP */
 };
 
 /* Which processes are selected, and how the ring is drained. Written by the agent, read by every program. */
@@ -142,6 +147,13 @@ enum select {
 	SELECT_ALL = 1,
 	SELECT_PROCESSES = 2,	/* those in the map, and their children */
 	SELECT_CGROUPS = 4,
+	SELECT_PLAINTEXT = 8,	/* with SELECT_ALL: their plain HTTP, too */
+};
+
+/* What is wanted of a selected process or cgroup: the value in the maps that select them. */
+enum wanted {
+	WANTED_CALLS = 1,
+	WANTED_PLAINTEXT = 2,	/* also those without TLS */
 };
 
 #define SIZE_IS(type, size) _Static_assert(sizeof(struct type) == (size), #type)
@@ -151,7 +163,7 @@ SIZE_IS(tls_closed, 64);
 SIZE_IS(process_fork, 32);
 SIZE_IS(process_exec, 296);
 SIZE_IS(process_exit, 32);
-SIZE_IS(counters, 88);
+SIZE_IS(counters, 120);
 SIZE_IS(control, 32);
 SIZE_IS(process_container, 32);
 SIZE_IS(cgroup_event, 1040);

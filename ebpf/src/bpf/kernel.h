@@ -13,6 +13,7 @@
 #include <bpf/bpf_helpers.h>
 
 typedef __u8 u8;
+typedef __u16 u16;
 typedef __u32 u32;
 typedef __s32 s32;
 typedef __u64 u64;
@@ -80,6 +81,57 @@ struct linux_binprm {
 	const char *interp; /* the program that runs: what exec was given, or a script's interpreter */
 } CORE;
 
+struct iovec {
+	u64 iov_base; /* the layout is ABI (uio.h) */
+	u64 iov_len;
+};
+
+enum iter_type {
+	ITER_IOVEC,
+	ITER_UBUF, /* since 6.0 */
+};
+
+struct iov_iter {
+	u8 iter_type; /* since 5.14 */
+	u64 iov_offset;
+	u64 count;
+	unsigned long nr_segs;
+	const struct iovec *__iov; /* since 6.4 */
+	void *ubuf;
+} CORE;
+
+struct iov_iter___before_6_4 {
+	const struct iovec *iov;
+} CORE;
+
+struct iov_iter___before_5_14 {
+	u32 type; /* and the direction, in the lowest bit */
+} CORE;
+
+struct msghdr {
+	struct iov_iter msg_iter;
+	u32 msg_flags;
+} CORE;
+
+struct sock_common {
+	unsigned char skc_state;
+} CORE;
+
+struct sock {
+	struct sock_common __sk_common;
+	int sk_wmem_queued;
+	int sk_sndbuf;
+	int sk_err;
+	u8 sk_shutdown;
+	u16 sk_protocol;
+} CORE;
+
+struct tcp_sock {
+	u32 write_seq;	/* of the next byte that the process writes */
+	u32 copied_seq;	/* of the next byte that it reads */
+	u64 bytes_sent;	/* since 4.19; without SYN and FIN */
+} CORE;
+
 /* What a probe sees of the registers; the layout is ABI (asm/ptrace.h). */
 #if defined(__TARGET_ARCH_x86)
 struct pt_regs {
@@ -94,6 +146,10 @@ struct pt_regs {
 #define STACK(regs) ((regs)->sp)
 /* A call pushes the return address; after the return it is gone. */
 #define RETURN_ADDRESS_SIZE 8
+/* In a system call's registers. */
+#define SYSCALL(regs) ((regs)->orig_ax)
+#define SYSCALL_ARG2(regs) ((regs)->si)
+#define SYSCALL_ARG3(regs) ((regs)->dx)
 #elif defined(__TARGET_ARCH_arm64)
 struct pt_regs {
 	unsigned long regs[31], sp, pc, pstate;
@@ -106,6 +162,9 @@ struct pt_regs {
 #define RESULT(r) ((r)->regs[0])
 #define STACK(r) ((r)->sp)
 #define RETURN_ADDRESS_SIZE 0
+#define SYSCALL(r) ((r)->regs[8])
+#define SYSCALL_ARG2(r) ((r)->regs[1])
+#define SYSCALL_ARG3(r) ((r)->regs[2])
 #else
 #error "no register layout for this architecture"
 #endif

@@ -11,14 +11,20 @@ int process_fork(struct bpf_raw_tracepoint_args *context)
 	struct task_struct *parent = (void *)context->args[0], *child = (void *)context->args[1];
 	struct control *control = get_control();
 	struct counters *counters = get_counters();
-	u32 tgid = BPF_CORE_READ(child, tgid), parent_tgid = BPF_CORE_READ(parent, tgid), one = 1;
+	u32 tgid = BPF_CORE_READ(child, tgid), parent_tgid = BPF_CORE_READ(parent, tgid);
+	u32 wanted = WANTED_CALLS, *parents;
 	struct process_fork *event;
 
 	if (!control || !counters || tgid != (u32)BPF_CORE_READ(child, pid) || !selected(control, parent_tgid))
 		return 0;
 	/* Before the child runs: it makes no call that is not seen. */
-	if (control->select & SELECT_PROCESSES && bpf_map_update_elem(&processes, &tgid, &one, BPF_ANY))
-		counters->processes_full++;
+	if (control->select & SELECT_PROCESSES) {
+		parents = bpf_map_lookup_elem(&processes, &parent_tgid);
+		if (parents)
+			wanted = *parents;
+		if (bpf_map_update_elem(&processes, &tgid, &wanted, BPF_ANY))
+			counters->processes_full++;
+	}
 	event = bpf_ringbuf_reserve(&ring, sizeof(*event), 0);
 	if (!event) {
 		counters->ring_full_records++;

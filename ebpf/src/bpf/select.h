@@ -24,7 +24,8 @@ struct {
 	__type(value, struct counters);
 } counters SEC(".maps");
 
-/* Selected processes by tgid. The agent puts in roots, fork adds children, exit removes. Full: counted, not traced. */
+/* Selected processes by tgid, with what is wanted of them (enum wanted). The agent puts in roots, fork adds children, exit
+ * removes. Full: counted, not traced. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 16384);
@@ -32,7 +33,7 @@ struct {
 	__type(value, u32);
 } processes SEC(".maps");
 
-/* Selected cgroups by id. Written by the agent alone; full: it says so. */
+/* Selected cgroups by id, with what is wanted of them. Written by the agent alone; full: it says so. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 16384);
@@ -44,7 +45,7 @@ struct {
 struct climbed {
 	u64 selected;	/* the selected cgroup that it is, or is below; 0: none */
 	u32 selection;	/* of `control`, when it climbed */
-	u32 pad;
+	u32 wanted;	/* of the selected cgroup */
 };
 
 /* By the cgroup's id; written by programs at a miss. Full: the least recently used climb again. */
@@ -113,19 +114,23 @@ static __always_inline struct cgroup *cgroup_of(struct task_struct *task, s32 hi
 
 #define DEEPEST_CGROUP 24
 
-/* The selected cgroup that the current task is in or below; 0: none. */
-static __always_inline u64 selected_cgroup(const struct control *control)
+/* The selected cgroup that the current task is in or below. */
+static __always_inline struct climbed climb(const struct control *control)
 {
 	struct cgroup *cgroup = cgroup_of((struct task_struct *)bpf_get_current_task(), control->hierarchy);
 	u64 id = BPF_CORE_READ(cgroup, kn, id), above = id;
 	struct climbed *known = bpf_map_lookup_elem(&climbed_cgroups, &id);
 	struct climbed found = { .selection = control->selection };
 
+	u32 *wanted;
+
 	if (known && known->selection == found.selection)
-		return known->selected;
+		return *known;
 	for (int i = 0; i < DEEPEST_CGROUP; i++) {
-		if (bpf_map_lookup_elem(&cgroups, &above)) {
+		wanted = bpf_map_lookup_elem(&cgroups, &above);
+		if (wanted) {
 			found.selected = above;
+			found.wanted = *wanted;
 			break;
 		}
 		/* A cgroup begins with its own css, so the parent's css is the parent. */
@@ -135,7 +140,13 @@ static __always_inline u64 selected_cgroup(const struct control *control)
 		above = BPF_CORE_READ(cgroup, kn, id);
 	}
 	bpf_map_update_elem(&climbed_cgroups, &id, &found, BPF_ANY);
-	return found.selected;
+	return found;
+}
+
+/* Its id; 0: there is none. */
+static __always_inline u64 selected_cgroup(const struct control *control)
+{
+	return climb(control).selected;
 }
 
 /* Whether the current process is traced: the first thing that every program asks. */
@@ -148,6 +159,23 @@ static __always_inline int selected(const struct control *control, u32 tgid)
 	if (control->select & SELECT_PROCESSES && bpf_map_lookup_elem(&processes, &tgid))
 		return 1;
 	return control->select & SELECT_CGROUPS && selected_cgroup(control);
+}
+
+/* Whether its calls without TLS are asked for, too. */
+static __always_inline int wants_plaintext(const struct control *control, u32 tgid)
+{
+	u32 *wanted;
+
+	if (tgid == control->self)
+		return 0;
+	if (control->select & SELECT_ALL)
+		return control->select & SELECT_PLAINTEXT;
+	if (control->select & SELECT_PROCESSES) {
+		wanted = bpf_map_lookup_elem(&processes, &tgid);
+		if (wanted && *wanted & WANTED_PLAINTEXT)
+			return 1;
+	}
+	return control->select & SELECT_CGROUPS && climb(control).wanted & WANTED_PLAINTEXT;
 }
 
 static __always_inline u64 start_of(struct task_struct *task)

@@ -59,6 +59,7 @@ struct output {
 	u64 started;
 	u64 time;
 	u64 end;
+	u32 socket;
 };
 
 static __always_inline void fill_data(struct tls_data *event, const struct output *output, u64 at, u32 length)
@@ -72,6 +73,7 @@ static __always_inline void fill_data(struct tls_data *event, const struct outpu
 	event->length = length;
 	event->direction = output->call.direction;
 	event->from_start = output->connection.from_start;
+	event->socket = output->socket;
 	__builtin_memset(event->pad, 0, sizeof(event->pad));
 }
 
@@ -162,6 +164,7 @@ static __always_inline int finish(struct output *output, s64 moved, struct count
 	}
 	output->connection = *connection;
 	output->counters = counters;
+	output->socket = 0;
 	output->pid_tgid = pid_tgid;
 	output->started = connection_key.started;
 	output->call.size = moved;
@@ -180,6 +183,29 @@ static __always_inline int finish(struct output *output, s64 moved, struct count
 	return 0;
 }
 
+static __always_inline void tell_closed(const struct connection_key *key, const struct connection *connection, u8 how,
+					struct counters *counters, struct control *control)
+{
+	struct tls_closed *event;
+
+	/* A connection without a byte was never announced. */
+	if (!connection->offset[0] && !connection->offset[1])
+		return;
+	event = bpf_ringbuf_reserve(&ring, sizeof(*event), 0);
+	if (!event) {
+		counters->ring_full_records++;
+		return;
+	}
+	fill_header(&event->header, EVENT_TLS_CLOSED, key->tgid, key->started, bpf_ktime_get_ns());
+	event->ssl = key->ssl;
+	event->generation = connection->generation;
+	event->offset[0] = connection->offset[0];
+	event->offset[1] = connection->offset[1];
+	event->how = how;
+	__builtin_memset(event->pad, 0, sizeof(event->pad));
+	bpf_ringbuf_submit(event, wakeup(control));
+}
+
 static __always_inline int close_connection(u64 ssl, u8 how)
 {
 	u32 tgid = bpf_get_current_pid_tgid() >> 32;
@@ -187,7 +213,6 @@ static __always_inline int close_connection(u64 ssl, u8 how)
 	struct counters *counters = get_counters();
 	struct connection *connection;
 	struct connection_key key;
-	struct tls_closed *event;
 
 	if (!control || !counters || !selected(control, tgid))
 		return 0;
@@ -195,22 +220,7 @@ static __always_inline int close_connection(u64 ssl, u8 how)
 	connection = bpf_map_lookup_elem(&connections, &key);
 	if (!connection)
 		return 0;
-	/* A connection without a byte was never announced. */
-	if (connection->offset[0] || connection->offset[1]) {
-		event = bpf_ringbuf_reserve(&ring, sizeof(*event), 0);
-		if (event) {
-			fill_header(&event->header, EVENT_TLS_CLOSED, tgid, key.started, bpf_ktime_get_ns());
-			event->ssl = key.ssl;
-			event->generation = connection->generation;
-			event->offset[0] = connection->offset[0];
-			event->offset[1] = connection->offset[1];
-			event->how = how;
-			__builtin_memset(event->pad, 0, sizeof(event->pad));
-			bpf_ringbuf_submit(event, wakeup(control));
-		} else {
-			counters->ring_full_records++;
-		}
-	}
+	tell_closed(&key, connection, how, counters, control);
 	bpf_map_delete_elem(&connections, &key);
 	return 0;
 }

@@ -1,0 +1,704 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+ *
+ * Plain HTTP: fentry and fexit of tcp_sendmsg, fexit of tcp_recvmsg, fentry of tcp_close. These serve every way to write
+ * and to read a TCP socket but sendfile and splice. Where the kernel has no fentry for us (aarch64 before 6.0, some
+ * locked-down machines), tracepoints of the socket layer stand in, since 6.3: they tell the socket and the number of bytes,
+ * and the memory stands in the system call's registers. Either is loaded and attached only while somebody asks for it.
+ *
+ * Only what a client says and hears is taken: the first bytes that are written on the socket begin an HTTP request, and
+ * nothing has been read before. Every other socket (TLS, databases, servers) is marked at its first call and let go.
+ *
+ * Offsets come from TCP's own sequence numbers. So what goes past the hooks is a gap, and nothing behind it is shifted.
+ */
+#include "tls.h"
+
+/* linux/socket.h */
+#define MSG_PEEK 0x2
+#define MSG_TRUNC 0x20
+#define MSG_DONTWAIT 0x40
+#define MSG_ERRQUEUE 0x2000
+
+/* net/sock.h */
+#define RCV_SHUTDOWN 1
+#define SEND_SHUTDOWN 2
+
+#define IPPROTO_TCP 6 /* linux/in.h */
+#define ECONNRESET 104 /* asm-generic/errno.h */
+
+/* net/tcp_states.h */
+#define TCP_ESTABLISHED 1
+#define TCP_CLOSE 7
+#define TCP_CLOSE_WAIT 8
+#define TCP_LAST_ACK 9
+
+enum verdict {
+	VERDICT_OPEN,		/* joined midway, and nothing that was written began a request yet */
+	VERDICT_FOLLOWED,
+	VERDICT_IGNORED,
+};
+
+struct socket {
+	struct connection connection;	/* its offsets: up to where bytes were sent to the agent, or given up */
+	u64 started;	/* of the process that made the first request: others that have the socket speak for it */
+	u32 tgid;
+	u32 verdict;
+	u32 first[2];	/* sequence number of each direction's first byte */
+	u32 asked;	/* something was written since the last read */
+	u32 looks;	/* writes that were looked at while the verdict is open */
+	u32 over;	/* a read came upon the end, or upon a reset */
+	u32 pad;
+};
+
+/* By the address of the kernel's socket. Written at the first call, removed at tcp_close. Evicted ones come back as
+ * sockets that are joined midway. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, u64);
+	__type(value, struct socket);
+} sockets SEC(".maps");
+
+/* What is left of a call's memory, in the order in which it is read or written. */
+struct segments {
+	u64 base;	/* of this segment */
+	u64 left;
+	u64 next;	/* address of the iovec behind it */
+	u32 more;	/* how many there are */
+	u32 user;	/* they are the process' own, not the kernel's copy */
+	u64 at;		/* bytes of the call before `base` */
+};
+
+static __always_inline void next_segment(struct segments *segments)
+{
+	struct iovec segment = {};
+	long fault;
+
+	segments->left = 0;
+	if (!segments->more)
+		return;
+	if (segments->user)
+		fault = bpf_probe_read_user(&segment, sizeof(segment), (void *)segments->next);
+	else
+		fault = bpf_probe_read_kernel(&segment, sizeof(segment), (void *)segments->next);
+	if (fault) {
+		segments->more = 0;
+		return;
+	}
+	segments->base = segment.iov_base;
+	segments->left = segment.iov_len;
+	segments->next += sizeof(segment);
+	segments->more--;
+}
+
+static __always_inline struct iov_iter *iterator_of(struct msghdr *message)
+{
+	return (void *)message + bpf_core_field_offset(struct msghdr, msg_iter);
+}
+
+static __always_inline u32 kind_of(struct iov_iter *iterator)
+{
+	if (bpf_core_field_exists(iterator->iter_type))
+		return BPF_CORE_READ(iterator, iter_type);
+	return BPF_CORE_READ((struct iov_iter___before_5_14 *)iterator, type) & ~1U;
+}
+
+static __always_inline u64 iovecs_of(struct iov_iter *iterator)
+{
+	if (bpf_core_field_exists(iterator->__iov))
+		return (u64)BPF_CORE_READ(iterator, __iov);
+	return (u64)BPF_CORE_READ((struct iov_iter___before_6_4 *)iterator, iov);
+}
+
+#define MOST_IOVECS 128 /* as many as pieces are sent of */
+
+/* Where the iterator was `back` bytes ago. Memory that is no process' has no segments. */
+static __always_inline int find_segments(struct segments *segments, struct msghdr *message, u64 back)
+{
+	struct iov_iter *iterator = iterator_of(message);
+	u64 offset = BPF_CORE_READ(iterator, iov_offset);
+	u32 kind = kind_of(iterator);
+	u64 iovec, length = 0;
+
+	__builtin_memset(segments, 0, sizeof(*segments));
+	if (bpf_core_enum_value_exists(enum iter_type, ITER_UBUF) &&
+	    kind == bpf_core_enum_value(enum iter_type, ITER_UBUF)) {
+		segments->base = (u64)BPF_CORE_READ(iterator, ubuf) + offset - back;
+		segments->left = BPF_CORE_READ(iterator, count) + back;
+		return 0;
+	}
+	if (kind != bpf_core_enum_value(enum iter_type, ITER_IOVEC))
+		return -1;
+	iovec = iovecs_of(iterator);
+	segments->more = BPF_CORE_READ(iterator, nr_segs);
+	for (u32 i = 0; i < MOST_IOVECS; i++) {
+		if (back <= offset)
+			break;
+		back -= offset;
+		iovec -= sizeof(struct iovec);
+		if (bpf_probe_read_kernel(&length, sizeof(length), (void *)iovec + __builtin_offsetof(struct iovec, iov_len)))
+			return -1;
+		offset = length;
+		segments->more++;
+	}
+	if (back > offset)
+		return -1;
+	offset -= back;
+	segments->next = iovec;
+	next_segment(segments);
+	if (offset > segments->left)
+		return -1;
+	segments->base += offset;
+	segments->left -= offset;
+	return 0;
+}
+
+/* The verifier forgets what it knew of them: else it would walk each way through a loop for each way through the round
+ * before. */
+static __always_inline void forget(struct segments *segments)
+{
+	bpf_probe_read_kernel(segments, sizeof(*segments), segments);
+}
+
+/* Sends what is left, but no more than `rounds` pieces; with `small`, only up to a segment of a chunk or more. */
+static __always_inline void send_pieces(struct output *output, struct segments *segments, const u32 rounds, const int small,
+					u64 *flags)
+{
+	u64 length;
+
+	for (u32 i = 0; i < rounds; i++) {
+		forget(segments);
+		if (segments->at >= output->call.size)
+			return;
+		if (!segments->left) {
+			next_segment(segments);
+			continue;
+		}
+		length = output->call.size - segments->at;
+		if (length > segments->left)
+			length = segments->left;
+		if (small && length >= CHUNK)
+			return;
+		output->call.buffer = segments->base - segments->at;
+		if (length >= CHUNK) {
+			length = CHUNK;
+			send_piece(output, segments->at, CHUNK, CHUNK, *flags);
+		} else {
+			send_tail(output, segments->at, length & (CHUNK - 1), *flags);
+		}
+		*flags = BPF_RB_NO_WAKEUP;
+		segments->base += length;
+		segments->left -= length;
+		segments->at += length;
+	}
+}
+
+static __always_inline void send_chunks(struct output *output, struct segments *segments, u64 *flags)
+{
+	u64 length = output->call.size - segments->at, chunks;
+
+	if (length > segments->left)
+		length = segments->left;
+	chunks = length / CHUNK;
+	for (u32 i = 0; i < CHUNKS; i++) {
+		forget(segments);
+		if (i >= chunks)
+			return;
+		output->call.buffer = segments->base - segments->at;
+		send_piece(output, segments->at, CHUNK, CHUNK, *flags);
+		*flags = BPF_RB_NO_WAKEUP;
+		segments->base += CHUNK;
+		segments->left -= CHUNK;
+		segments->at += CHUNK;
+	}
+}
+
+/* Sends the bytes of a call: the heads before a large segment, up to 16 MiB of that, and 128 pieces behind. A verifier
+ * takes no more ways than that (8,192 jumps in sequence). The first piece wakes the agent, which then goes on looking. */
+static __always_inline void send_segments(struct output *output, struct segments *segments, u64 flags)
+{
+	send_pieces(output, segments, 8, 1, &flags);
+	send_chunks(output, segments, &flags);
+	send_pieces(output, segments, 128, 0, &flags);
+	if (segments->at < output->call.size)
+		output->counters->oversize_bytes += output->call.size - segments->at;
+}
+
+static __always_inline u32 sequence_of(struct sock *sk, u32 direction)
+{
+	struct tcp_sock *tcp = (void *)sk;
+
+	return direction == DIRECTION_READ ? BPF_CORE_READ(tcp, copied_seq) : BPF_CORE_READ(tcp, write_seq);
+}
+
+/* The offset of the byte that comes next. A jump of 2 GiB past the hooks is not to be told from a step back. */
+static __always_inline u64 position_of(const struct socket *socket, struct sock *sk, u32 direction)
+{
+	u64 known = socket->connection.offset[direction];
+
+	return known + (s32)(sequence_of(sk, direction) - socket->first[direction] - (u32)known);
+}
+
+#define WORD(a, b, c, d) ((u32)(a) | (u32)(b) << 8 | (u32)(c) << 16 | (u32)(d) << 24)
+
+/* A method that a model may be asked by, or with which a client looks around before; or the preface of HTTP/2 (RFC 9113,
+ * section 3.4). Not CONNECT: what follows it is another protocol, most often TLS. */
+static __always_inline int begins_request(const struct segments *segments)
+{
+	u32 word[2] = {};
+	u8 next;
+
+	if (segments->left < sizeof(word) || bpf_probe_read_user(word, sizeof(word), (void *)segments->base))
+		return 0;
+	next = word[1];
+	switch (word[0]) {
+	case WORD('G', 'E', 'T', ' '):
+	case WORD('P', 'U', 'T', ' '):
+		return 1;
+	case WORD('P', 'O', 'S', 'T'):
+	case WORD('H', 'E', 'A', 'D'):
+		return next == ' ';
+	case WORD('P', 'A', 'T', 'C'):
+		return (word[1] & 0xffff) == ('H' | ' ' << 8);
+	case WORD('D', 'E', 'L', 'E'):
+		return (word[1] & 0xffffff) == WORD('T', 'E', ' ', 0);
+	case WORD('O', 'P', 'T', 'I'):
+		return word[1] == WORD('O', 'N', 'S', ' ');
+	case WORD('P', 'R', 'I', ' '):
+		return word[1] == WORD('*', ' ', 'H', 'T');
+	}
+	return 0;
+}
+
+/* Writes that are looked at on a connection that was joined midway: it may be in the middle of a request's body. */
+#define MOST_LOOKS 64
+
+static __always_inline void ignore(u64 key, struct socket *socket, struct counters *counters)
+{
+	struct socket ignored = { .verdict = VERDICT_IGNORED };
+
+	counters->sockets_ignored++;
+	if (socket)
+		socket->verdict = VERDICT_IGNORED;
+	else
+		bpf_map_update_elem(&sockets, &key, &ignored, BPF_ANY);
+}
+
+/* Whether a write begins something that is to be followed; marks the socket either way. `written`: how much of it the
+ * kernel has taken already. */
+static __always_inline struct socket *judge(struct sock *sk, struct socket *socket, const struct segments *segments,
+					    u64 written, struct counters *counters)
+{
+	struct socket begun = { .verdict = VERDICT_OPEN };
+	u64 key = (u64)sk;
+
+	/* Nothing else was sent on the connection, not even before anybody looked. */
+	begun.connection.from_start = BPF_CORE_READ((struct tcp_sock *)sk, bytes_sent) <= written;
+	if (!begins_request(segments)) {
+		if (begun.connection.from_start || (socket && ++socket->looks >= MOST_LOOKS))
+			ignore(key, socket, counters);
+		else if (!socket)
+			bpf_map_update_elem(&sockets, &key, &begun, BPF_ANY);
+		return NULL;
+	}
+	begun.verdict = VERDICT_FOLLOWED;
+	begun.connection.generation = bpf_ktime_get_ns();
+	begun.tgid = bpf_get_current_pid_tgid() >> 32;
+	begun.started = start_of((struct task_struct *)bpf_get_current_task());
+	begun.first[DIRECTION_READ] = sequence_of(sk, DIRECTION_READ);
+	begun.first[DIRECTION_WRITE] = sequence_of(sk, DIRECTION_WRITE) - (u32)written;
+	if (bpf_map_update_elem(&sockets, &key, &begun, BPF_ANY)) {
+		counters->connections_full++;
+		return NULL;
+	}
+	return bpf_map_lookup_elem(&sockets, &key);
+}
+
+/* Sends the bytes of a call from `from` to `end`, offsets of the connection, which begin at `segments`. */
+static __always_inline void send_socket(struct socket *socket, u64 key, u32 direction, u64 from, u64 end,
+					struct segments *segments, struct counters *counters, struct control *control)
+{
+	struct output output = {};
+
+	output.call.ssl = key;
+	output.call.size = end - from;
+	output.call.direction = direction;
+	output.connection = socket->connection;
+	output.counters = counters;
+	output.pid_tgid = (u64)socket->tgid << 32 | (u32)bpf_get_current_pid_tgid();
+	output.started = socket->started;
+	output.time = bpf_ktime_get_ns();
+	output.end = end;
+	output.socket = 1;
+	socket->connection.offset[direction] = end;
+	counters->socket_calls++;
+	counters->socket_bytes += end - from;
+	send_segments(&output, segments, wakeup(control));
+}
+
+/* Whether the kernel is going to take all of a write, as far as can be told beforehand. */
+static __always_inline int takes_all(struct sock *sk, struct msghdr *message, u64 size)
+{
+	u8 state = BPF_CORE_READ(sk, __sk_common.skc_state);
+
+	if ((state != TCP_ESTABLISHED && state != TCP_CLOSE_WAIT) || BPF_CORE_READ(sk, sk_err) ||
+	    BPF_CORE_READ(sk, sk_shutdown) & SEND_SHUTDOWN)
+		return 0;
+	if (!(BPF_CORE_READ(message, msg_flags) & MSG_DONTWAIT))
+		return 1;
+	/* Twice: the kernel's own structures count, too. */
+	return (s64)(BPF_CORE_READ(sk, sk_wmem_queued) + 2 * size) <= BPF_CORE_READ(sk, sk_sndbuf);
+}
+
+/* What went past the hooks before this offset. */
+static __always_inline void count_bypass(struct socket *socket, u32 direction, u64 position, struct counters *counters)
+{
+	u64 known = socket->connection.offset[direction];
+
+	if (position > known)
+		counters->socket_bypass_bytes += position - known;
+}
+
+/*
+ * int tcp_sendmsg(struct sock *sk, struct msghdr *msg, size_t size)
+ *
+ * A write that the kernel takes whole is sent to the agent here: on another thread the answer may be read before this
+ * call is over, and must not come before its question.
+ */
+SEC("fentry/tcp_sendmsg")
+int socket_write(u64 *context)
+{
+	struct sock *sk = (void *)context[0];
+	struct msghdr *message = (void *)context[1];
+	u64 size = context[2], key = context[0], from;
+	struct control *control = get_control();
+	struct counters *counters = get_counters();
+	struct segments segments;
+	struct socket *socket;
+
+	if (!control || !counters || !size || !wants_plaintext(control, bpf_get_current_pid_tgid() >> 32))
+		return 0;
+	socket = bpf_map_lookup_elem(&sockets, &key);
+	if (socket && socket->verdict == VERDICT_IGNORED)
+		return 0;
+	/* A write that connects first (TCP Fast Open): its sequence numbers are not made yet. */
+	if (BPF_CORE_READ(sk, __sk_common.skc_state) == TCP_CLOSE)
+		return 0;
+	if (find_segments(&segments, message, 0))
+		return 0;
+	if (!socket || socket->verdict == VERDICT_OPEN)
+		socket = judge(sk, socket, &segments, 0, counters);
+	if (!socket)
+		return 0;
+	socket->asked = 1;
+	from = position_of(socket, sk, DIRECTION_WRITE);
+	/* Else it is a rest that was sent to the agent already. */
+	if (from < socket->connection.offset[DIRECTION_WRITE] || !takes_all(sk, message, size))
+		return 0;
+	count_bypass(socket, DIRECTION_WRITE, from, counters);
+	send_socket(socket, key, DIRECTION_WRITE, from, from + size, &segments, counters, control);
+	return 0;
+}
+
+/* Whether the connection becomes another protocol: "HTTP/1.1 101". */
+static __always_inline int switches_protocol(const struct segments *segments)
+{
+	u32 word[3] = {};
+
+	if (segments->left < sizeof(word) || bpf_probe_read_user(word, sizeof(word), (void *)segments->base))
+		return 0;
+	return word[0] == WORD('H', 'T', 'T', 'P') && word[1] == WORD('/', '1', '.', '1') &&
+	       word[2] == WORD(' ', '1', '0', '1');
+}
+
+/* Which bytes of the connection a call has moved, as far as they were not sent to the agent before. */
+static __always_inline int find_moved(const struct socket *socket, struct sock *sk, u32 direction, s64 moved, u64 *from,
+				      u64 *end)
+{
+	u64 known = socket->connection.offset[direction];
+
+	*end = position_of(socket, sk, direction);
+	*from = *end - moved;
+	/* A read that comes upon the peer's FIN counts that, too. */
+	if (direction == DIRECTION_READ && *from == known + 1 && BPF_CORE_READ(sk, sk_shutdown) & RCV_SHUTDOWN) {
+		--*from;
+		--*end;
+	}
+	if ((s64)(*from - known) < 0)
+		*from = known;
+	return (s64)(*end - *from) > 0;
+}
+
+static __always_inline int send_moved(struct socket *socket, struct sock *sk, u32 direction, u64 from, u64 end,
+				      struct segments *segments, struct counters *counters, struct control *control)
+{
+	if (direction == DIRECTION_READ && socket->asked) {
+		socket->asked = 0;
+		if (switches_protocol(segments))
+			socket->verdict = VERDICT_IGNORED;
+	}
+	count_bypass(socket, direction, from, counters);
+	send_socket(socket, (u64)sk, direction, from, end, segments, counters, control);
+	return 0;
+}
+
+/* At the end of tcp_sendmsg and tcp_recvmsg. */
+static __always_inline int leave_tcp(struct sock *sk, struct msghdr *message, u32 direction, s64 moved,
+				     struct socket *socket, struct counters *counters, struct control *control)
+{
+	struct segments segments;
+	u64 from, end;
+
+	if (!find_moved(socket, sk, direction, moved, &from, &end) || find_segments(&segments, message, end - from))
+		return 0;
+	return send_moved(socket, sk, direction, from, end, &segments, counters, control);
+}
+
+/* The same at its end, for what was not sent to the agent at its entry: now it is known how much the kernel took. */
+SEC("fexit/tcp_sendmsg")
+int socket_write_leave(u64 *context)
+{
+	u64 key = context[0];
+	s64 moved = (s32)context[3];
+	struct control *control = get_control();
+	struct counters *counters = get_counters();
+	struct segments segments;
+	struct socket *socket;
+
+	if (moved <= 0 || !control || !counters || !wants_plaintext(control, bpf_get_current_pid_tgid() >> 32))
+		return 0;
+	socket = bpf_map_lookup_elem(&sockets, &key);
+	if (socket && socket->verdict == VERDICT_IGNORED)
+		return 0;
+	/* Where the entry could not judge: see below, and TCP Fast Open. */
+	if (!socket || socket->verdict == VERDICT_OPEN) {
+		if (find_segments(&segments, (void *)context[1], moved))
+			return 0;
+		socket = judge((void *)context[0], socket, &segments, moved, counters);
+	}
+	if (!socket)
+		return 0;
+	socket->asked = 1;
+	return leave_tcp((void *)context[0], (void *)context[1], DIRECTION_WRITE, moved, socket, counters, control);
+}
+
+/* The socket that a read is of, if it is followed. */
+static __always_inline struct socket *find_read(struct sock *sk, u32 flags, struct counters *counters)
+{
+	u64 key = (u64)sk;
+	struct socket *socket = bpf_map_lookup_elem(&sockets, &key);
+
+	if (!socket) {
+		/* Read before anything was written: a server, or a protocol in which the server speaks first. */
+		if (BPF_CORE_READ((struct tcp_sock *)sk, bytes_sent) == 0)
+			ignore(key, NULL, counters);
+		return NULL;
+	}
+	/* Errors are no bytes of the stream, what is peeked at is read again, what is truncated is nowhere. */
+	if (socket->verdict != VERDICT_FOLLOWED || flags & (MSG_PEEK | MSG_TRUNC | MSG_ERRQUEUE))
+		return NULL;
+	return socket;
+}
+
+static __always_inline int leave_read(u64 *context, u32 flags, s64 moved)
+{
+	struct sock *sk = (void *)context[0];
+	struct control *control = get_control();
+	struct counters *counters = get_counters();
+	struct socket *socket;
+
+	if (moved <= 0 || !control || !counters || !wants_plaintext(control, bpf_get_current_pid_tgid() >> 32))
+		return 0;
+	socket = find_read(sk, flags, counters);
+	if (!socket)
+		return 0;
+	return leave_tcp(sk, (void *)context[1], DIRECTION_READ, moved, socket, counters, control);
+}
+
+/*
+ * Where kernel code can be preempted (all of it since 7.0), a thread may come to a program that another one on this CPU is
+ * in the middle of. The kernel then leaves it out. What was written is still there at the end of the call; but what was read
+ * would be lost, so these programs are there twice: the second finds that nothing is left to be done, or does it.
+ */
+#define TWICE(section, name, type, context, body)                                                                             \
+	SEC(section) int name(type *context) { body; }                                                                        \
+	SEC(section) int name##_again(type *context) { body; }
+
+/* int tcp_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, int flags, int *addr_len): of what kernels have one
+ * argument more or less, and where the result stands behind the last, the verifier lets only those look that fit. */
+TWICE("fexit/tcp_recvmsg", read_five, u64, context, return leave_read(context, context[3], (s32)context[5]))
+/* Before 5.19 there was int nonblock, before flags. */
+TWICE("fexit/tcp_recvmsg", read_six, u64, context, return leave_read(context, context[4], (s32)context[6]))
+/* In 7.3 addr_len is gone. */
+TWICE("fexit/tcp_recvmsg", read_four, u64, context, return leave_read(context, context[3], (s32)context[4]))
+
+/* Where a direction ended. A FIN, sent or received, counts as a byte; a reset, which is none, is taken for one. */
+static __always_inline u64 last_position(struct socket *socket, struct sock *sk, u32 direction, struct counters *counters)
+{
+	u64 known = socket->connection.offset[direction], position = position_of(socket, sk, direction);
+
+	if (BPF_CORE_READ(sk, sk_shutdown) & (direction == DIRECTION_READ ? RCV_SHUTDOWN : SEND_SHUTDOWN))
+		position--;
+	if ((s64)(position - known) <= 0)
+		return known;
+	counters->socket_bypass_bytes += position - known;
+	return position;
+}
+
+static __always_inline int end_socket(struct sock *sk, u8 how)
+{
+	u64 key = (u64)sk;
+	struct socket *socket = bpf_map_lookup_elem(&sockets, &key);
+	struct control *control = get_control();
+	struct counters *counters = get_counters();
+	struct connection_key owner = {};
+	struct connection connection;
+
+	if (!socket)
+		return 0;
+	if (control && counters && socket->connection.generation) {
+		connection = socket->connection;
+		/* Of one that became another protocol nobody misses the rest. */
+		if (socket->verdict == VERDICT_FOLLOWED) {
+			connection.offset[DIRECTION_READ] = last_position(socket, sk, DIRECTION_READ, counters);
+			connection.offset[DIRECTION_WRITE] = last_position(socket, sk, DIRECTION_WRITE, counters);
+		}
+		owner.ssl = key;
+		owner.started = socket->started;
+		owner.tgid = socket->tgid;
+		tell_closed(&owner, &connection, how, counters, control);
+	}
+	bpf_map_delete_elem(&sockets, &key);
+	return 0;
+}
+
+/* void tcp_close(struct sock *sk, long timeout): also when its process ends. Whoever it is, the address is free then. */
+SEC("fentry/tcp_close")
+int socket_close(u64 *context)
+{
+	struct sock *sk = (void *)context[0];
+	u8 state = BPF_CORE_READ(sk, __sk_common.skc_state);
+
+	if (state == TCP_CLOSE || state == TCP_CLOSE_WAIT || state == TCP_LAST_ACK)
+		return end_socket(sk, CLOSED_BY_PEER);
+	return end_socket(sk, CLOSED_BY_US);
+}
+
+/* asm/unistd.h */
+#if defined(__TARGET_ARCH_x86)
+#define SYS_READ 0
+#define SYS_WRITE 1
+#define SYS_READV 19
+#define SYS_WRITEV 20
+#define SYS_SENDTO 44
+#define SYS_RECVFROM 45
+#define SYS_SENDMSG 46
+#define SYS_RECVMSG 47
+#else
+#define SYS_READ 63
+#define SYS_WRITE 64
+#define SYS_READV 65
+#define SYS_WRITEV 66
+#define SYS_SENDTO 206
+#define SYS_RECVFROM 207
+#define SYS_SENDMSG 211
+#define SYS_RECVMSG 212
+#endif
+
+/* As the process gives it to sendmsg and recvmsg; the layout is ABI (socket.h). */
+struct user_message {
+	u64 name, name_length, iovecs, iovecs_length;
+};
+
+/* The memory that a system call reads or writes. Other calls (sendmmsg, io_uring) have no segments: what they move is a
+ * gap. */
+static __always_inline int find_user_segments(struct segments *segments)
+{
+	struct pt_regs *registers = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
+	struct user_message message;
+	unsigned long call, memory, size;
+
+	__builtin_memset(segments, 0, sizeof(*segments));
+	segments->user = 1;
+	if (bpf_probe_read_kernel(&call, sizeof(call), &SYSCALL(registers)) ||
+	    bpf_probe_read_kernel(&memory, sizeof(memory), &SYSCALL_ARG2(registers)) ||
+	    bpf_probe_read_kernel(&size, sizeof(size), &SYSCALL_ARG3(registers)))
+		return -1;
+	switch (call) {
+	case SYS_READ:
+	case SYS_WRITE:
+	case SYS_SENDTO:
+	case SYS_RECVFROM:
+		segments->base = memory;
+		segments->left = size;
+		return 0;
+	case SYS_READV:
+	case SYS_WRITEV:
+		segments->next = memory;
+		segments->more = size;
+		break;
+	case SYS_SENDMSG:
+	case SYS_RECVMSG:
+		if (bpf_probe_read_user(&message, sizeof(message), (void *)memory))
+			return -1;
+		segments->next = message.iovecs;
+		segments->more = message.iovecs_length;
+		break;
+	default:
+		return -1;
+	}
+	next_segment(segments);
+	return 0;
+}
+
+static __always_inline int leave_call(struct sock *sk, u32 direction, s64 moved, u32 flags)
+{
+	struct control *control = get_control();
+	struct counters *counters = get_counters();
+	struct segments segments;
+	struct socket *socket;
+	u64 key = (u64)sk, from, end;
+
+	if (!control || !counters || !wants_plaintext(control, bpf_get_current_pid_tgid() >> 32))
+		return 0;
+	if (BPF_CORE_READ(sk, sk_protocol) != IPPROTO_TCP)
+		return 0;
+	if (direction == DIRECTION_READ && (moved == 0 || moved == -ECONNRESET)) {
+		socket = bpf_map_lookup_elem(&sockets, &key);
+		if (socket)
+			socket->over = 1;
+	}
+	if (moved <= 0)
+		return 0;
+	if (direction == DIRECTION_READ) {
+		socket = find_read(sk, flags, counters);
+	} else {
+		socket = bpf_map_lookup_elem(&sockets, &key);
+		if (socket && socket->verdict == VERDICT_IGNORED)
+			return 0;
+		if (!socket || socket->verdict == VERDICT_OPEN)
+			socket = find_user_segments(&segments) ? NULL : judge(sk, socket, &segments, moved, counters);
+		if (socket)
+			socket->asked = 1;
+	}
+	/* Two threads at once, which only a call that is not understood can bring about. */
+	if (!socket || !find_moved(socket, sk, direction, moved, &from, &end) || end - from != (u64)moved ||
+	    find_user_segments(&segments))
+		return 0;
+	return send_moved(socket, sk, direction, from, end, &segments, counters, control);
+}
+
+/* struct sock *sk, int ret, int flags: behind every write, and every read, since 6.3 */
+TWICE("raw_tracepoint/sock_send_length", socket_sent, struct bpf_raw_tracepoint_args, context,
+      return leave_call((void *)context->args[0], DIRECTION_WRITE, (s32)context->args[1], 0))
+TWICE("raw_tracepoint/sock_recv_length", socket_received, struct bpf_raw_tracepoint_args, context,
+      return leave_call((void *)context->args[0], DIRECTION_READ, (s32)context->args[1], context->args[2]))
+
+/* struct sock *sk: the end of the connection, after tcp_close. Who ended it is known by what the process read before. */
+SEC("raw_tracepoint/tcp_destroy_sock")
+int socket_destroyed(struct bpf_raw_tracepoint_args *context)
+{
+	u64 key = context->args[0];
+	struct socket *socket = bpf_map_lookup_elem(&sockets, &key);
+
+	return end_socket((void *)key, socket && socket->over ? CLOSED_BY_PEER : CLOSED_BY_US);
+}

@@ -79,6 +79,7 @@ impl Report {
         let finding = programs(&trial);
         self.can_trace &= finding.status != Status::Missing;
         self.results.push(finding);
+        self.results.extend(plaintext(&trial));
         self.trial = Some(trial);
         self
     }
@@ -555,6 +556,21 @@ fn programs(trial: &Trial) -> Finding {
     Finding::ok("programs", found)
 }
 
+/// Whether calls without TLS can be seen, where anything can.
+fn plaintext(trial: &Trial) -> Option<Finding> {
+    if trial.error.is_some() {
+        return None;
+    }
+    Some(match &trial.plaintext_error {
+        None => Finding::ok("plaintext", "can be seen where it is asked for (--plaintext)".to_owned()),
+        Some(error) => Finding::warning(
+            "plaintext",
+            error.clone(),
+            "calls over TLS are seen; for those without, a newer kernel is needed",
+        ),
+    })
+}
+
 fn proc_mount(system: &System) -> Finding {
     let option = |name: &str| {
         system.proc_options.split(',').find_map(|option| option.strip_prefix(name)?.strip_prefix('='))
@@ -755,7 +771,8 @@ This machine cannot trace: what is missing stands above.
 
     #[test]
     fn a_kernel_that_refuses_the_programs_cannot_trace() {
-        let refused = Trial { error: Some("the kernel refused `leave`".into()), programs: Vec::new() };
+        let error = Some("the kernel refused `leave`".into());
+        let refused = Trial { error, plaintext_error: None, programs: Vec::new() };
         let report = Report::of(&healthy()).with(refused);
         assert!(!report.can_trace);
         let last = report.results.last().unwrap();
@@ -772,12 +789,25 @@ This machine cannot trace: what is missing stands above.
             refusal: refusal.map(Into::into),
         };
         let programs = vec![verdict("free_enter_state", Some("unknown func")), verdict("leave", None)];
-        let report = Report::of(&healthy()).with(Trial { error: None, programs });
+        let report = Report::of(&healthy()).with(Trial { error: None, plaintext_error: None, programs });
         assert!(report.can_trace);
+        let [.., programs, plaintext] = &report.results[..] else { panic!("{report:?}") };
+        assert_eq!((plaintext.name, plaintext.status), ("plaintext", Status::Ok));
         assert_eq!(
-            report.results.last().unwrap().found,
+            programs.found,
             "1 of 2 accepted in 3 ms, at most 80000 of 1000000 instructions verified; with a stand-in: free_enter_state"
         );
+    }
+
+    #[test]
+    fn a_kernel_without_a_place_for_plain_http_can_trace_all_the_same() {
+        let plaintext_error = Some("plain HTTP is not seen: no fentry".into());
+        let report =
+            Report::of(&healthy()).with(Trial { error: None, plaintext_error, programs: Vec::new() });
+        assert!(report.can_trace);
+        let last = report.results.last().unwrap();
+        assert_eq!((last.name, last.status), ("plaintext", Status::Warning));
+        assert_eq!(last.found, "plain HTTP is not seen: no fentry");
     }
 
     #[test]

@@ -127,6 +127,10 @@ pub struct Record {
     #[command(flatten)]
     pub content: ContentArgs,
 
+    /// See calls over plain HTTP, too: HTTP/1.1 and HTTP/2 on TCP connections without TLS
+    #[arg(long, help_heading = "Capture")]
+    pub plaintext: bool,
+
     /// Names that spans and metrics follow: version 1.41 of the GenAI conventions, or the newest
     #[arg(long, value_name = "VERSION", default_value = "v1.41", help_heading = "Capture")]
     pub semconv: SemconvArg,

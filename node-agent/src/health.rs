@@ -153,6 +153,14 @@ pub struct Metrics {
     pub tls_calls: Counter,
     /// Plaintext bytes of those calls, captured or not.
     pub tls_bytes: Counter,
+    /// Calls that moved bytes of plain HTTP, as the kernel counts them.
+    pub plaintext_calls: Counter,
+    /// Bytes of those calls, captured or not.
+    pub plaintext_bytes: Counter,
+    /// Sockets that carry no client's HTTP, and were let go.
+    pub ignored_sockets: Counter,
+    /// Whether plain HTTP is seen, and how: 1 for one of the states.
+    pub plaintext_state: Family<StateLabel, Gauge>,
     /// What was lost, in records or other pieces.
     pub lost: Family<LossLabels, Counter>,
     /// What was lost, in bytes.
@@ -256,6 +264,10 @@ labels! {
         library: &'static str,
     }
     /// Of an untraceable process.
+    StateLabel {
+        /// One of [`crate::capture::sockets::STATES`].
+        state: &'static str,
+    }
     ReasonLabel {
         /// In CamelCase, as in `docs/coverage.md`.
         reason: &'static str,
@@ -292,6 +304,10 @@ impl Metrics {
             captured_bytes: Family::default(),
             tls_calls: Counter::default(),
             tls_bytes: Counter::default(),
+            plaintext_calls: Counter::default(),
+            plaintext_bytes: Counter::default(),
+            ignored_sockets: Counter::default(),
+            plaintext_state: Family::default(),
             lost: Family::default(),
             lost_bytes: Family::default(),
             calls: Family::default(),
@@ -330,6 +346,23 @@ impl Metrics {
             Unit::Bytes,
             it.tls_bytes.clone(),
         );
+        agent.register(
+            "plaintext_calls",
+            "Reads and writes of plain HTTP by clients",
+            it.plaintext_calls.clone(),
+        );
+        agent.register_with_unit(
+            "plaintext",
+            "Bytes of plain HTTP, captured or not",
+            Unit::Bytes,
+            it.plaintext_bytes.clone(),
+        );
+        agent.register(
+            "ignored_sockets",
+            "Sockets without a client's plain HTTP",
+            it.ignored_sockets.clone(),
+        );
+        agent.register("plaintext_state", "Whether plain HTTP is seen", it.plaintext_state.clone());
         agent.register("lost", "Records or other pieces lost", it.lost.clone());
         agent.register_with_unit("lost", "Bytes lost", Unit::Bytes, it.lost_bytes.clone());
         agent.register("calls", "Finished model calls", it.calls.clone());
@@ -550,6 +583,7 @@ pub(crate) fn filled() -> Metrics {
     metrics.queue_bytes.get_or_create(&QueueLabel { queue: "capture" }).set(9);
     metrics.attachments.get_or_create(&LibraryLabel { library: "openssl" }).set(1);
     metrics.untraceable_processes.get_or_create(&ReasonLabel { reason: "JavaTls" }).set(1);
+    metrics.plaintext_state.get_or_create(&StateLabel { state: "off" }).set(1);
     metrics.exported.get_or_create(&export).inc();
     metrics.export_retries.get_or_create(&export).inc();
     metrics.export_queue_items.get_or_create(&export).set(1);

@@ -9,7 +9,7 @@ use agentsight_genai::call::{Call, Outcome};
 use agentsight_genai::connection::{self, Chunk, Connection, Limits, Protocol};
 use agentsight_genai::http::{Direction, End};
 use agentsight_genai::links::FingerprintKey;
-use agentsight_genai::providers::{Found, Heard, Mailbox, Models, UnknownEndpoint};
+use agentsight_genai::providers::{Found, Heard, Mailbox, Models, Scheme, UnknownEndpoint};
 use agentsight_genai::semconv;
 use agentsight_genai::telemetry::{
     Attributes, Event as LogEvent, Span, SpanContext, SpanId, SpanKind, Status, TraceId, Value,
@@ -306,11 +306,12 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
     fn event(&mut self, event: Event<'_>) {
         let Event { time, process, what } = event;
         match what {
-            What::Data { connection, direction, offset, from_start, data } => {
+            What::Data { connection, direction, offset, from_start, plain, data } => {
                 self.stats.events[0] += 1;
                 self.stats.bytes[usize::from(direction == Direction::Received)] += data.len() as u64;
                 let chunk = Chunk { direction, at: self.clock.at(time), offset, data, lost_after: 0 };
-                self.data(connection, chunk, from_start, time);
+                let scheme = if plain { Scheme::Http } else { Scheme::Https };
+                self.data(connection, chunk, from_start, scheme, time);
             }
             What::Closed { connection, received, sent, end } => {
                 self.stats.events[1] += 1;
@@ -322,7 +323,8 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
                 for (direction, offset) in [(Direction::Sent, sent), (Direction::Received, received)] {
                     let chunk =
                         Chunk { direction, at: self.clock.at(time), offset, data: &[], lost_after: 0 };
-                    self.data(connection, chunk, true, time);
+                    // It is open already: neither its beginning nor its scheme is asked for.
+                    self.data(connection, chunk, true, Scheme::default(), time);
                 }
                 self.close(key, time, end);
             }
@@ -411,7 +413,7 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
         known
     }
 
-    fn data(&mut self, id: ConnectionId, chunk: Chunk<'_>, from_start: bool, time: u64) {
+    fn data(&mut self, id: ConnectionId, chunk: Chunk<'_>, from_start: bool, scheme: Scheme, time: u64) {
         let key = (id.process, id.ssl);
         if self.connections.get(&key).is_some_and(|open| open.id != id) {
             // Its end was lost: the object serves another connection now.
@@ -426,7 +428,10 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
             self.facts(id.process);
             self.known(id.process).connections.insert(id.ssl);
             let mailbox = Mailbox::default();
-            let models = Models::new(policy.calls.clone()).with_key(self.key).with_mailbox(mailbox.clone());
+            let models = Models::new(policy.calls.clone())
+                .over(scheme)
+                .with_key(self.key)
+                .with_mailbox(mailbox.clone());
             let open = Open {
                 id,
                 mailbox,
@@ -903,6 +908,19 @@ mod tests {
         let [(call, None)] = spans[..] else { panic!("{spans:#?}") };
         assert_eq!(call.end.0 - call.start.0, 10);
         assert!(!items.iter().any(|item| matches!(item.signal, Signal::Log { .. })));
+    }
+
+    #[test]
+    fn a_request_that_names_no_port_went_to_that_of_what_carried_it() {
+        for (socket, port) in [(0, 443), (1, 80)] {
+            let mut records = [sent(20, 0, REQUEST), received(30, 0, &response())];
+            for record in &mut records {
+                record[std::mem::offset_of!(agentsight_ebpf::TlsData, socket)] = socket;
+            }
+            let (items, _) = run(None, &records);
+            let [(call, _)] = spans(&items)[..] else { panic!("one call") };
+            assert_eq!(attribute(call, "server.port"), Some(&Value::Int(port)));
+        }
     }
 
     #[test]

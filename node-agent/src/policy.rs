@@ -5,7 +5,7 @@
 
 use crate::capture::events::ProcessId;
 use crate::resource::Resource;
-use agentsight_api::{AgentTraceSpec, Content, Sampling, Semconv, WireFormat};
+use agentsight_api::{AgentTraceSpec, Content, Plaintext, Sampling, Semconv, WireFormat};
 use agentsight_genai::call::Api;
 use agentsight_genai::providers;
 use agentsight_genai::redact::{PatternError, Redactor};
@@ -22,6 +22,8 @@ pub struct Policy {
     pub outputs: Vec<Output>,
     /// The traces that select it; each of them counts its calls.
     pub traces: Vec<Arc<str>>,
+    /// Whether its plain HTTP is read, too.
+    pub plaintext: bool,
 }
 
 /// What one exporter is told.
@@ -51,6 +53,8 @@ pub struct Wish {
     pub trace: Arc<str>,
     /// The name of the exporter that it wants to be told.
     pub exporter: Arc<str>,
+    /// Read plain HTTP, too.
+    pub plaintext: bool,
     /// Keep prompts and answers.
     pub content: bool,
     /// Bytes of them that are kept of each side of a call.
@@ -95,6 +99,7 @@ impl Wish {
         Wish {
             trace: trace.into(),
             exporter: spec.exporter.as_str().into(),
+            plaintext: spec.capture.plaintext == Plaintext::Http,
             content: calls.content == Content::Messages,
             // The schema bounds it to 16 MiB.
             max_content: usize::try_from(calls.max_content_bytes).unwrap_or(usize::MAX),
@@ -170,6 +175,7 @@ impl Policy {
             }),
             outputs,
             traces: wishes.iter().map(|wish| wish.trace.clone()).collect(),
+            plaintext: wishes.iter().any(|wish| wish.plaintext),
         })
     }
 }
@@ -206,6 +212,7 @@ mod tests {
         Wish {
             trace: trace.into(),
             exporter: exporter.into(),
+            plaintext: false,
             content: true,
             max_content: 1000,
             endpoints: Vec::new(),
@@ -231,6 +238,13 @@ mod tests {
         assert_eq!(output.semconv.redactor.text("aa bb"), "[REDACTED:pattern] [REDACTED:pattern]");
         assert!(!policy.calls.content, "what nobody is told is not kept either");
         assert_eq!(policy.traces, ["open".into(), "closed".into()]);
+    }
+
+    #[test]
+    fn plain_http_is_read_where_one_of_the_traces_wants_it() {
+        let wants = Wish { plaintext: true, ..wish("wants", "x") };
+        assert!(union(&[&wants, &wish("does-not", "x")]).plaintext);
+        assert!(!union(&[&wish("does-not", "x")]).plaintext);
     }
 
     #[test]

@@ -34,7 +34,7 @@ fn command(args: &Record) -> ExitCode {
         Err(error) => return fail(CANNOT_TRACE, format_args!("cannot make a process: {error}")),
     };
     let started = Outputs::open(&args.output, &args.otlp, args.semconv.0).and_then(|outputs| {
-        let policy = policy_from_flags(&args.content, args.semconv.0)?;
+        let policy = policy_from_flags(args)?;
         let mut session = Session::start(policy, outputs, args.tuning.ring_size, Some(held.pid()))?;
         session.capture().select_processes(&[held.pid()])?;
         let libraries = std::env::var_os("LD_LIBRARY_PATH");
@@ -71,7 +71,7 @@ fn processes(args: &Record) -> ExitCode {
     // Before the threads of the exporter: one that took the signal would end us with nothing sent.
     let traced = stop_signals().and_then(|stop| {
         let outputs = Outputs::open(&args.output, &args.otlp, args.semconv.0)?;
-        let policy = policy_from_flags(&args.content, args.semconv.0)?;
+        let policy = policy_from_flags(args)?;
         let mut session = Session::start(policy, outputs, args.tuning.ring_size, None)?;
         session.capture().select_processes(&args.pid)?;
         session.capture().probe_selected();

@@ -1,14 +1,14 @@
 //! `agentsight run`: the host, traced as an AgentTrace says.
 
 use crate::capture::library::{Library, Reason};
-use crate::capture::{Capture, Totals};
+use crate::capture::{self, Capture, Totals};
 use crate::causality::Cause;
 use crate::cli::Run;
 use crate::export::{self, Exporter, Log};
 use crate::health::{
     self, CallLabels, CauseLabel, DirectionLabel, ExportLabels, ExportLossLabels, Health, KindLabel,
 };
-use crate::health::{LibraryLabel, LossLabels, Metrics, QueueLabel, ReasonLabel, set_total};
+use crate::health::{LibraryLabel, LossLabels, Metrics, QueueLabel, ReasonLabel, StateLabel, set_total};
 use crate::pipeline::{EVENT_KINDS, Stats};
 use crate::record::{CANNOT_TRACE, fail, stop_signals, wait_for_all};
 use crate::session::{Error, Outputs, Session, policy_from_spec, selected_processes};
@@ -140,7 +140,7 @@ pub(crate) struct Sources<'a> {
 }
 
 /// Brings the metrics up to date.
-pub(crate) fn refresh(metrics: &Metrics, sources: &Sources<'_>) -> Result<(), crate::capture::Error> {
+pub(crate) fn refresh(metrics: &Metrics, sources: &Sources<'_>) -> Result<(), capture::Error> {
     let stats: Stats = sources.stats.lock().expect("no holder panics").clone();
     for (kind, count) in EVENT_KINDS.into_iter().zip(stats.events) {
         set_total(&metrics.events.get_or_create(&KindLabel { kind }), count);
@@ -175,6 +175,13 @@ pub(crate) fn refresh(metrics: &Metrics, sources: &Sources<'_>) -> Result<(), cr
     let kernel = totals.counters;
     set_total(&metrics.tls_calls, kernel.tls_calls);
     set_total(&metrics.tls_bytes, kernel.tls_bytes);
+    set_total(&metrics.plaintext_calls, kernel.socket_calls);
+    set_total(&metrics.plaintext_bytes, kernel.socket_bytes);
+    set_total(&metrics.ignored_sockets, kernel.sockets_ignored);
+    let now = sources.capture.map_or("off", Capture::plaintext_state);
+    for state in capture::sockets::STATES {
+        metrics.plaintext_state.get_or_create(&StateLabel { state }).set(i64::from(state == now));
+    }
     for (stage, cause, count) in [
         ("kernel", "ring_full", kernel.ring_full_records),
         ("kernel", "unpaired_return", kernel.unpaired_returns),
@@ -205,6 +212,7 @@ pub(crate) fn refresh(metrics: &Metrics, sources: &Sources<'_>) -> Result<(), cr
         ("kernel", "fault", kernel.fault_bytes),
         ("kernel", "oversize", kernel.oversize_bytes),
         ("kernel", "sendfile", kernel.sendfile_bytes),
+        ("kernel", "socket_bypass", kernel.socket_bypass_bytes),
         ("streams", "gap", stats.streams.missing_bytes),
     ] {
         set_total(&metrics.lost_bytes.get_or_create(&LossLabels { stage, cause }), bytes);

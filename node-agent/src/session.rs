@@ -1,7 +1,7 @@
 //! What `record` and `run` share: capture, pipeline and export, put together and taken down in order.
 
 use crate::capture::{self, Capture, discover};
-use crate::cli::{ContentArgs, OtlpArgs, OutputArgs, When};
+use crate::cli::{OtlpArgs, OutputArgs, Record, When};
 use crate::export::{self, Exporter, Options, Own, StartError, config};
 use crate::health::Metrics;
 use crate::pipeline::{self, Pipeline, Stats};
@@ -63,15 +63,16 @@ pub enum Error {
 ///
 /// # Errors
 /// [`Error::Pattern`].
-pub fn policy_from_flags(args: &ContentArgs, semconv: Semconv) -> Result<Policy, Error> {
+pub fn policy_from_flags(args: &Record) -> Result<Policy, Error> {
     let wish = Wish {
         trace: "".into(),
         exporter: DEFAULT_EXPORTER.into(),
-        content: args.content,
-        max_content: args.max_content_bytes,
+        plaintext: args.plaintext,
+        content: args.content.content,
+        max_content: args.content.max_content_bytes,
         endpoints: Vec::new(),
-        redact: args.redact.clone(),
-        semconv,
+        redact: args.content.redact.clone(),
+        semconv: args.semconv.0,
         sampling: Sampling::default(),
     };
     Ok(Policy::union(&[&wish], "--redact")?)
@@ -172,7 +173,12 @@ impl Session {
         ring_bytes: u32,
         root: Option<u32>,
     ) -> Result<Session, Error> {
-        let (capture, batches) = Capture::start(ring_bytes)?;
+        let (mut capture, batches) = Capture::start(ring_bytes)?;
+        if policy.plaintext
+            && let Err(error) = capture.see_plaintext()
+        {
+            tracing::warn!(error = &error as &dyn std::error::Error, "only calls over TLS are seen");
+        }
         let stats = Arc::new(Mutex::new(Stats::default()));
         // All outputs are one: a host has one trace.
         let content = policy.outputs.iter().find(|output| output.semconv.content);
@@ -268,6 +274,9 @@ fn report(counters: &Counters, stats: &Stats) {
     tracing::info!(
         tls_calls = counters.tls_calls,
         tls_bytes = counters.tls_bytes,
+        socket_calls = counters.socket_calls,
+        socket_bytes = counters.socket_bytes,
+        sockets_ignored = counters.sockets_ignored,
         captured_bytes = counters.captured_bytes,
         events = stats.events.iter().sum::<u64>(),
         calls = stats.calls.values().sum::<u64>(),
@@ -284,6 +293,7 @@ fn report(counters: &Counters, stats: &Stats) {
     }
     for (what, count) in [
         ("bytes went through SSL_sendfile and cannot be seen", counters.sendfile_bytes),
+        ("bytes of plain HTTP went by sendfile or splice and cannot be seen", counters.socket_bypass_bytes),
         ("returns of TLS calls had no entry", counters.unpaired_returns),
         ("TLS calls found no place for their connection", counters.connections_full),
         ("child processes found no place and were not traced", counters.processes_full),

@@ -115,16 +115,18 @@ impl Selection {
         Selection { cgroups: Arc::new(Mutex::new(cgroups)), control }
     }
 
-    /// Traces the processes of some cgroups and of those below them, and no longer those of others.
+    /// Traces the processes of some cgroups and of those below them, each as is wanted of it (any of
+    /// [`agentsight_ebpf::wanted`]), and no longer those of others.
     ///
     /// # Errors
     /// When the map is full; what could be done is done.
-    pub fn change(&self, select: &[u64], deselect: &[u64]) -> Result<(), programs::Error> {
+    pub fn change(&self, select: &[(u64, u32)], deselect: &[u64]) -> Result<(), programs::Error> {
         let mut cgroups = self.cgroups.lock().expect("no holder panics");
         for id in deselect {
             cgroups.remove(*id);
         }
-        let inserted = select.iter().map(|id| cgroups.insert(*id)).fold(Ok(()), Result::and);
+        let inserted =
+            select.iter().map(|(id, wanted)| cgroups.insert(*id, *wanted)).fold(Ok(()), Result::and);
         // Only now is what programs found before void: they find what stands in the map.
         self.control.lock().expect("no holder panics").selection_changed()?;
         inserted

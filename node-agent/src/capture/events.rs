@@ -80,7 +80,7 @@ pub struct ProcessId {
 pub struct ConnectionId {
     /// The process that it belongs to.
     pub process: ProcessId,
-    /// Address of the TLS library's object.
+    /// Address of the TLS library's object, or of the kernel's socket where there is no TLS.
     pub ssl: u64,
     /// When that object was first seen, CLOCK_MONOTONIC, ns.
     pub generation: u64,
@@ -110,6 +110,8 @@ pub enum What<'a> {
         offset: u64,
         /// Whether the connection was seen from its beginning.
         from_start: bool,
+        /// Whether it went over the wire as it stands here, without TLS.
+        plain: bool,
         /// The bytes.
         data: &'a [u8],
     },
@@ -168,6 +170,7 @@ impl<'a> Event<'a> {
                     },
                     offset: event.offset,
                     from_start: event.from_start != 0,
+                    plain: event.socket != 0,
                     data: data.get(..event.length as usize)?,
                 }
             }
@@ -286,6 +289,19 @@ mod tests {
             panic!("{events:?}")
         };
         assert_eq!((data, offset, from_start, direction), (&b"hello"[..], 1000, true, Direction::Sent));
+    }
+
+    #[test]
+    fn bytes_of_a_socket_are_told_apart_from_those_of_tls() {
+        let mut record = data(7, 100, Direction::Sent, 0, b"x", 256);
+        let place = std::mem::offset_of!(TlsData, socket);
+        let mut batch = Batch::default();
+        batch.push(&record);
+        record[place] = 1;
+        batch.push(&record);
+        let plain: Vec<_> =
+            batch.events().map(|event| matches!(event.what, What::Data { plain: true, .. })).collect();
+        assert_eq!(plain, [false, true]);
     }
 
     #[test]

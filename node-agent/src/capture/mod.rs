@@ -12,6 +12,7 @@ pub mod mmap;
 mod multi;
 pub mod programs;
 pub mod ring;
+pub mod sockets;
 mod stripped;
 pub mod trial;
 pub mod watch;
@@ -36,6 +37,9 @@ pub enum Error {
     /// The kernel programs cannot run.
     #[error(transparent)]
     Programs(#[from] programs::Error),
+    /// Plain HTTP cannot be seen.
+    #[error(transparent)]
+    Plaintext(#[from] sockets::Error),
     /// The system refused something else that capture needs.
     #[error("cannot {what}: {source}")]
     System {
@@ -76,6 +80,8 @@ pub struct Capture {
     contained: Option<Arc<IsTraced>>,
     /// Selected is every process: files are probed whoever maps them.
     everyone: bool,
+    /// Plain HTTP is read of all that is selected from now on.
+    plaintext: bool,
 }
 
 impl Capture {
@@ -100,8 +106,25 @@ impl Capture {
             cgroups: None,
             contained: None,
             everyone: false,
+            plaintext: false,
         };
         Ok((capture, batches))
+    }
+
+    /// Sees plain HTTP, too, of the processes that are selected from now on. Containers say it each for itself.
+    ///
+    /// # Errors
+    /// [`Error::Plaintext`]: TLS is seen all the same.
+    pub fn see_plaintext(&mut self) -> Result<(), Error> {
+        self.attachments().programs.see_plaintext(sockets::Stage::Attached)?;
+        self.attachments().programs.want_plaintext();
+        self.plaintext = true;
+        Ok(())
+    }
+
+    /// How plain HTTP is seen: one of [`sockets::STATES`].
+    pub fn plaintext_state(&self) -> &'static str {
+        self.attachments().programs.plaintext_state()
     }
 
     /// Probes what a program will map, and what the system has for everybody.
@@ -190,7 +213,8 @@ impl Capture {
     /// # Errors
     /// See [`Error`].
     pub fn select_all(&mut self) -> Result<(), Error> {
-        self.control().select(select::ALL)?;
+        let plaintext = if self.plaintext { select::PLAINTEXT } else { 0 };
+        self.control().select(select::ALL | plaintext)?;
         self.everyone = true;
         self.watch(Whose::All)
     }

@@ -2,7 +2,8 @@
 
 use super::library::{Plan, Program};
 use super::multi::{self, Multi};
-use agentsight_ebpf::{Control, Counters, OBJECT, hierarchy};
+use super::sockets::{self, Sockets, Stage};
+use agentsight_ebpf::{Control, Counters, OBJECT, hierarchy, wanted};
 use aya::maps::{Array, HashMap as BpfHashMap, MapData, PerCpuArray, RingBuf};
 use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
 use aya::programs::{ProgramError, RawTracePoint, UProbe};
@@ -49,6 +50,9 @@ pub enum Error {
 /// The loaded programs and their maps.
 pub struct Programs {
     object: Ebpf,
+    sockets: Sockets,
+    /// What is wanted of processes that are selected: any of [`agentsight_ebpf::wanted`].
+    wanted: u32,
     processes: BpfHashMap<MapData, u32, u32>,
     uprobes: Uprobes,
 }
@@ -135,7 +139,7 @@ impl Programs {
             },
         };
         Ok((
-            Programs { object, processes, uprobes },
+            Programs { object, sockets: Sockets::default(), wanted: wanted::CALLS, processes, uprobes },
             Channels { ring, control, counters: CounterMap(counters), cgroups: CgroupMap(cgroups) },
         ))
     }
@@ -172,7 +176,26 @@ impl Programs {
     /// # Errors
     /// When the map is full.
     pub fn select_process(&mut self, tgid: u32) -> Result<(), Error> {
-        self.processes.insert(tgid, 1, 0).map_err(|source| Error::Map { map: "processes", source })
+        self.processes.insert(tgid, self.wanted, 0).map_err(|source| Error::Map { map: "processes", source })
+    }
+
+    /// From now on processes are selected with their plain HTTP.
+    pub fn want_plaintext(&mut self) {
+        self.wanted |= wanted::PLAINTEXT;
+    }
+
+    /// Loads and attaches the programs that read plain HTTP, or lets them go. They read that of processes and cgroups of
+    /// which it is wanted.
+    ///
+    /// # Errors
+    /// [`sockets::Error`]: TLS is seen all the same.
+    pub fn see_plaintext(&mut self, stage: Stage) -> Result<(), sockets::Error> {
+        self.sockets.change(&mut self.object, stage)
+    }
+
+    /// How plain HTTP is seen: one of [`sockets::STATES`].
+    pub fn plaintext_state(&self) -> &'static str {
+        self.sockets.state()
     }
 
     /// Whether a process is selected, by the kernel's own account.
@@ -227,12 +250,12 @@ fn load_for_perf_events(object: &mut Ebpf) -> Result<Uprobes, Error> {
 pub struct CgroupMap(BpfHashMap<MapData, u64, u32>);
 
 impl CgroupMap {
-    /// Selects a cgroup and all below it.
+    /// Selects a cgroup and all below it. `wanted`: any of [`agentsight_ebpf::wanted`].
     ///
     /// # Errors
     /// When the map is full.
-    pub fn insert(&mut self, id: u64) -> Result<(), Error> {
-        self.0.insert(id, 1, 0).map_err(|source| Error::Map { map: "cgroups", source })
+    pub fn insert(&mut self, id: u64, wanted: u32) -> Result<(), Error> {
+        self.0.insert(id, wanted, 0).map_err(|source| Error::Map { map: "cgroups", source })
     }
 
     /// Takes a cgroup out of the selection.
@@ -316,7 +339,7 @@ impl CounterMap {
 }
 
 /// A program by the name that `ebpf` gave it.
-fn part<'a, T>(object: &'a mut Ebpf, name: &str) -> &'a mut T
+pub(super) fn part<'a, T>(object: &'a mut Ebpf, name: &str) -> &'a mut T
 where
     &'a mut T: TryFrom<&'a mut aya::programs::Program>,
     <&'a mut T as TryFrom<&'a mut aya::programs::Program>>::Error: std::fmt::Debug,
@@ -327,4 +350,19 @@ where
 
 fn take(object: &mut Ebpf, name: &str) -> aya::maps::Map {
     object.take_map(name).expect("the object is built from this tree and has the map")
+}
+
+/// An error with its sources and, of the verifier's words, those before its statistics.
+pub(super) fn one_line(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        source = error.source();
+    }
+    let said = text.lines().map(str::trim).take_while(|line| !line.starts_with("verification time"));
+    said.filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
 }

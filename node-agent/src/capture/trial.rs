@@ -1,6 +1,7 @@
-//! Whether this kernel takes our programs: each is loaded, looked at and let go again. Nothing is attached.
+//! Whether this kernel takes our programs: each is loaded, looked at and let go again. Only those for plain HTTP are attached, for a moment.
 
-use super::programs::{self, Programs};
+use super::programs::{self, Programs, one_line};
+use super::sockets::{self, Stage};
 use agentsight_ebpf::OBJECT;
 use aya::programs::{Program, ProgramError, ProgramInfo};
 use aya::{Btf, EbpfLoader, VerifierLogLevel};
@@ -14,6 +15,9 @@ pub struct Trial {
     /// Why nothing can be traced; absent where it can: a program that may be refused has a stand-in.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// Why plain HTTP cannot be seen; absent where it can.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plaintext_error: Option<String>,
     /// All programs, by name.
     pub programs: Vec<Verdict>,
 }
@@ -37,9 +41,13 @@ pub struct Verdict {
 impl Trial {
     /// Loads everything, for as long as that takes: a tenth of a second on most machines.
     pub fn run() -> Trial {
-        let error = Programs::load(programs::SMALLEST_RING_BYTES).err().map(|error| one_line(&error));
+        let (error, plaintext_error) = match Programs::load(programs::SMALLEST_RING_BYTES) {
+            // Attached for a moment: some kernels take a program and refuse it its place. It selects nothing.
+            Ok((mut programs, _)) => (None, programs.see_plaintext(Stage::Attached).err()),
+            Err(error) => (Some(one_line(&error)), None),
+        };
         let programs = verdicts().unwrap_or_default();
-        Trial { error, programs }
+        Trial { error, plaintext_error: plaintext_error.map(|error| error.to_string()), programs }
     }
 
     /// The programs that were refused.
@@ -71,7 +79,7 @@ fn verdicts() -> Option<Vec<Verdict>> {
         .programs_mut()
         .map(|(name, program)| {
             let start = Instant::now();
-            let result = load(program);
+            let result = load(program, sockets::function_of(name).unwrap_or_default(), &btf);
             let load_micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
             Verdict {
                 name: name.to_owned(),
@@ -85,27 +93,15 @@ fn verdicts() -> Option<Vec<Verdict>> {
     Some(verdicts)
 }
 
-fn load(program: &mut Program) -> Result<ProgramInfo, ProgramError> {
+/// `function`: of the kernel, where the program is for one.
+fn load(program: &mut Program, function: &str, btf: &Btf) -> Result<ProgramInfo, ProgramError> {
     match program {
         Program::UProbe(program) => program.load().and_then(|()| program.info()),
         Program::RawTracePoint(program) => program.load().and_then(|()| program.info()),
         Program::TracePoint(program) => program.load().and_then(|()| program.info()),
         Program::KProbe(program) => program.load().and_then(|()| program.info()),
+        Program::FEntry(program) => program.load(function, btf).and_then(|()| program.info()),
+        Program::FExit(program) => program.load(function, btf).and_then(|()| program.info()),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
-}
-
-/// An error with its sources and, of the verifier's words, those before its statistics.
-fn one_line(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        source = error.source();
-    }
-    let said = text.lines().map(str::trim).take_while(|line| !line.starts_with("verification time"));
-    said.filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
 }

@@ -9,6 +9,7 @@ use super::{Error, Shared, spawn};
 use crate::capture::attachments::{Attachments, take_back};
 use crate::capture::containers::{Hierarchy, Selection};
 use crate::capture::events::Batch;
+use crate::capture::sockets::Stage;
 use crate::capture::{Capture, Totals};
 use crate::pipeline::{self, Pipeline, Stats};
 use crate::policy::ExporterId;
@@ -57,6 +58,8 @@ pub(super) struct Hands {
     pub(super) selection: Selection,
     /// What is to be done about probes.
     pub(super) probes: Sender<Work>,
+    /// What was said last of plain HTTP.
+    pub(super) plaintext: Stage,
 }
 
 impl Kernel {
@@ -74,7 +77,7 @@ impl Kernel {
         }
         let (mut capture, batches) = Capture::start(self.ring_bytes)?;
         let (probes, work) = mpsc::channel();
-        self.shared.take_hands(Hands { selection: capture.selection(), probes });
+        self.shared.take_hands(Hands { selection: capture.selection(), probes, plaintext: Stage::Absent });
         let started = self.start_on(&mut capture, batches, work);
         match started {
             Ok((pipeline, prober)) => {

@@ -93,6 +93,8 @@ pub(crate) struct Shared {
     known: Mutex<BTreeSet<&'static str>>,
     /// What the kernel refused.
     refused: Mutex<Option<String>>,
+    /// Why plain HTTP is not seen although a grant asks for it.
+    plaintext: Mutex<Option<String>>,
 }
 
 impl Shared {
@@ -104,15 +106,25 @@ impl Shared {
     fn change(&self, change: impl FnOnce(&mut World) -> Changes) {
         let mut world = self.world();
         let changes = change(&mut world);
-        if let Some(hands) = self.hands().as_ref().filter(|_| !changes.is_empty()) {
+        if let Some(hands) = self.hands().as_mut() {
             self.hand_on(hands, &world, &changes);
         }
         drop(world);
         self.changed.send_replace(());
     }
 
-    fn hand_on(&self, hands: &Hands, world: &World, changes: &Changes) {
-        let problem = hands.selection.change(&changes.select, &changes.deselect).err();
+    fn hand_on(&self, hands: &mut Hands, world: &World, changes: &Changes) {
+        // First: a container that is on its way is to find it.
+        let plaintext = world.plaintext();
+        if std::mem::replace(&mut hands.plaintext, plaintext) != plaintext {
+            // The thread ends only when these hands are let go.
+            let _ = hands.probes.send(Work::Plaintext(plaintext));
+        }
+        if changes.is_empty() {
+            return;
+        }
+        let select: Vec<_> = changes.select.iter().map(|id| (*id, world.wanted(*id))).collect();
+        let problem = hands.selection.change(&select, &changes.deselect).err();
         if let Some(error) = &problem {
             tracing::error!(error = error as &dyn std::error::Error, "containers are not traced");
         }
@@ -130,10 +142,10 @@ impl Shared {
     }
 
     /// From now on changes reach the kernel, beginning with what is selected now.
-    fn take_hands(&self, hands: Hands) {
+    fn take_hands(&self, mut hands: Hands) {
         let world = self.world();
         let select = world.selected().map(|(id, _)| id).collect();
-        self.hand_on(&hands, &world, &Changes { select, deselect: Vec::new() });
+        self.hand_on(&mut hands, &world, &Changes { select, deselect: Vec::new() });
         *self.hands() = Some(hands);
     }
 
@@ -243,6 +255,16 @@ impl Shared {
         *self.refused.lock().expect("no holder panics") = problem;
     }
 
+    /// Why plain HTTP is not seen; nothing where it is, or nobody asks for it.
+    fn plaintext_problem(&self) -> Option<String> {
+        self.plaintext.lock().expect("no holder panics").clone()
+    }
+
+    fn plaintext_refused(&self, problem: Option<String>) {
+        *self.plaintext.lock().expect("no holder panics") = problem;
+        self.changed.send_replace(());
+    }
+
     fn set_cluster(&self, uid: String) {
         let mut node = self.node.lock().expect("no holder panics");
         *node = Arc::new(Node { cluster_uid: Some(uid), ..(**node).clone() });
@@ -300,6 +322,7 @@ fn trace_node(args: &NodeAgent) -> Result<(), Error> {
         watches: Mutex::default(),
         known: Mutex::default(),
         refused: Mutex::default(),
+        plaintext: Mutex::default(),
     });
     if let Some(saved) = saved {
         restore(&shared, saved);

@@ -12,6 +12,7 @@ use super::Shared;
 use crate::capture::attachments::{self, Attachments, take_back};
 use crate::capture::containers::{Hierarchy, root_files};
 use crate::capture::discover;
+use crate::capture::sockets::Stage;
 use crate::clock;
 use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt;
@@ -31,6 +32,8 @@ const REVIEW: Duration = Duration::from_secs(60);
 
 /// What is to be done.
 pub(super) enum Work {
+    /// Plain HTTP is wanted of containers, or may soon be, or is not.
+    Plaintext(Stage),
     /// A container is traced from now on.
     Container {
         /// Its cgroup.
@@ -60,6 +63,7 @@ pub(super) fn run(
             (true, None) => work.recv().map_err(|_| RecvTimeoutError::Disconnected),
         };
         match next {
+            Ok(Work::Plaintext(stage)) => shared.plaintext_refused(prober.see_plaintext(stage)),
             Ok(Work::Container { id, path }) => waiting.push((id, path, Instant::now())),
             // Not put off by further ones: somewhere containers come and go all the time.
             Ok(Work::Review) => review = review.or_else(|| Some(Instant::now() + REVIEW)),
@@ -88,6 +92,13 @@ struct Prober<'a> {
 }
 
 impl Prober<'_> {
+    /// Gives what the kernel said where it refused.
+    fn see_plaintext(&self, stage: Stage) -> Option<String> {
+        let error = self.attachments().programs.see_plaintext(stage).err()?;
+        tracing::warn!(error = &error as &dyn std::error::Error, "only calls over TLS are seen");
+        Some(error.to_string())
+    }
+
     /// Probes what a container has, if it has a root yet.
     fn consider(&self, path: &str) -> bool {
         let members: HashSet<u32> = self.hierarchy.processes(path).into_iter().collect();

@@ -46,13 +46,17 @@ impl Sources {
     /// The status as it is now, without the time of its writing.
     pub(super) fn status(&self, before: &AgentTraceNodeStatus) -> AgentTraceNodeStatus {
         let stats = self.stats.lock().expect("no holder panics").traces.clone();
+        let plaintext = self.shared.plaintext_problem();
         // Copied, so that nothing waits for the world while processes are looked at.
         let (grants, containers, overlaps) = {
             let world = self.shared.world();
             let grants: Vec<_> = world
                 .grants()
                 .iter()
-                .map(|(uid, grant)| (uid.clone(), grant.spec.source.generation, grant.error.clone()))
+                .map(|(uid, grant)| {
+                    let refused = plaintext.clone().filter(|_| grant.asks_for_plaintext());
+                    (uid.clone(), grant.spec.source.generation, grant.error.clone().or(refused))
+                })
                 .collect();
             let containers: Vec<_> = world
                 .selected()

@@ -7,9 +7,11 @@
 //! the container's cgroup path, and the cgroup is made before the program runs. Where a grant names containers, the
 //! container's name is needed too; a process' own mounts tell it as soon as its program is mapped.
 
+use crate::capture::sockets::Stage;
 use crate::identity::{ContainerId, Found, Place, Pod, Pods};
 use crate::policy::{Policy, Wish};
 use agentsight_api::{AgentTraceGrantSpec, Containers};
+use agentsight_ebpf::wanted;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -40,6 +42,13 @@ pub struct Grant {
     wish: Wish,
     /// What keeps it from being obeyed in full.
     pub error: Option<String>,
+}
+
+impl Grant {
+    /// Whether it wants plain HTTP to be read.
+    pub fn asks_for_plaintext(&self) -> bool {
+        self.wish.plaintext
+    }
 }
 
 /// A container by its cgroup.
@@ -232,6 +241,25 @@ impl World {
         self.containers.iter().filter(|(_, container)| !container.gone).map(|(id, _)| *id)
     }
 
+    /// What is wanted of a container's processes: any of [`agentsight_ebpf::wanted`].
+    pub fn wanted(&self, cgroup: u64) -> u32 {
+        let plaintext = self.policy(cgroup).is_some_and(|policy| policy.plaintext);
+        if plaintext { wanted::CALLS | wanted::PLAINTEXT } else { wanted::CALLS }
+    }
+
+    /// How far the programs that read plain HTTP have to be: ready as soon as a grant asks for it, for they must be
+    /// attached before a container's first program runs.
+    pub fn plaintext(&self) -> Stage {
+        let asks = |policy: &Option<Arc<Policy>>| policy.as_ref().is_some_and(|policy| policy.plaintext);
+        if self.selected().any(|(_, container)| asks(&container.policy)) {
+            Stage::Attached
+        } else if self.grants.values().any(Grant::asks_for_plaintext) {
+            Stage::Loaded
+        } else {
+            Stage::Absent
+        }
+    }
+
     /// The grants that are obeyed, by the UIDs of their sources.
     pub fn grants(&self) -> &BTreeMap<Arc<str>, Grant> {
         &self.grants
@@ -293,9 +321,11 @@ impl World {
                 continue;
             }
             changed = true;
-            match (container.policy.is_some(), policy.is_some()) {
-                (false, true) => changes.select.push(*id),
-                (true, false) => changes.deselect.push(*id),
+            match (&container.policy, &policy) {
+                (None, Some(_)) => changes.select.push(*id),
+                // Anew, with what is wanted of it now.
+                (Some(before), Some(now)) if before.plaintext != now.plaintext => changes.select.push(*id),
+                (Some(_), None) => changes.deselect.push(*id),
                 _ => {}
             }
             container.grants = grants;
@@ -521,6 +551,26 @@ mod tests {
         let policy = world.policy(1).expect("a policy");
         assert!(!policy.calls.content && !policy.outputs[0].semconv.content);
         assert!(world.grants().values().all(|grant| grant.error.is_some()));
+    }
+
+    #[test]
+    fn plain_http_is_wanted_of_the_containers_of_the_grants_that_ask_for_it() {
+        let asks = json!({"capture": {"plaintext": "HTTP"}, "selector": {"matchLabels": {"app": "agent"}}});
+        let mut world = World::default();
+        world.set_grants([
+            grant("a", &asks),
+            grant("b", &json!({"selector": {"matchLabels": {"app": "web"}}})),
+        ]);
+        assert_eq!(world.plaintext(), Stage::Loaded);
+        world.set_pods(vec![pod(POD, "shop", "agent", &["x"]), pod(OTHER, "shop", "web", &["x"])]);
+        world.cgroup_made(2, &path(OTHER, 'b'));
+        assert_eq!(world.plaintext(), Stage::Loaded, "nobody asks for that container's");
+        world.cgroup_made(1, &path(POD, 'a'));
+        assert_eq!(world.plaintext(), Stage::Attached);
+        assert_eq!((world.wanted(1), world.wanted(2)), (wanted::CALLS | wanted::PLAINTEXT, wanted::CALLS));
+        let changes = world.set_grants([grant("a", &json!({}))]);
+        assert_eq!(selected(&changes), (&[1][..], &[2][..]), "selected anew, without it");
+        assert_eq!((world.wanted(1), world.plaintext()), (wanted::CALLS, Stage::Absent));
     }
 
     #[test]

@@ -46,6 +46,7 @@ pub struct GoServer {
     _process: Process,
     folder: TempDir,
     port: String,
+    tls: bool,
 }
 
 impl GoServer {
@@ -54,9 +55,23 @@ impl GoServer {
     /// # Panics
     /// It does not start.
     pub fn start(program: &Path) -> Self {
+        Self::serve(program, true)
+    }
+
+    /// As [`Self::start`], without TLS.
+    ///
+    /// # Panics
+    /// It does not start.
+    pub fn start_plain(program: &Path) -> Self {
+        Self::serve(program, false)
+    }
+
+    fn serve(program: &Path, tls: bool) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
+        let ca = folder.path().join("ca.pem");
         let mut command = Command::new(program);
-        command.arg("serve").arg(folder.path().join("ca.pem")).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.arg("serve").arg(if tls { ca.as_path() } else { Path::new("-") });
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut process = Process::spawn(&mut command);
         let stdout = process.child().stdout.take().expect("it was asked for");
         let (sender, line) = channel();
@@ -67,16 +82,16 @@ impl GoServer {
         });
         let port = line.recv_timeout(PATIENCE).expect("it says where it listens").trim().to_owned();
         assert!(!port.is_empty(), "the server did not start");
-        Self { _process: process, folder, port }
+        Self { _process: process, folder, port, tls }
     }
 
-    /// `https://localhost:PORT`.
+    /// `https://localhost:PORT`, or `http://…` where it has no TLS.
     pub fn base(&self) -> String {
-        format!("https://localhost:{}", self.port)
+        format!("http{}://localhost:{}", if self.tls { "s" } else { "" }, self.port)
     }
 
-    /// The certificate that clients trust.
+    /// The certificate that clients trust; `-` without TLS.
     pub fn ca(&self) -> PathBuf {
-        self.folder.path().join("ca.pem")
+        if self.tls { self.folder.path().join("ca.pem") } else { "-".into() }
     }
 }

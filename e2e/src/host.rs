@@ -33,13 +33,21 @@ impl Host {
     /// # Panics
     /// It does not start.
     pub fn start_with(agent: &Agent, selector: &str, options: &[&str]) -> Self {
+        Self::of(agent, &format!("selector: {selector}"), options)
+    }
+
+    /// Traces as the fields of a spec, as YAML in one line, say.
+    ///
+    /// # Panics
+    /// It does not start.
+    pub fn of(agent: &Agent, spec: &str, options: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let trace = folder.path().join("agenttrace.yaml");
         std::fs::write(
             &trace,
             format!(
                 "apiVersion: agentsight.dev/v1alpha1\nkind: AgentTrace\nmetadata: {{name: test}}\n\
-                 spec: {{selector: {selector}}}\n"
+                 spec: {{{spec}}}\n"
             ),
         )
         .expect("a temporary file");

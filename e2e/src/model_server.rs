@@ -61,7 +61,15 @@ impl ModelServer {
         Self { process, ready, folder }
     }
 
-    /// `https://localhost:PORT`.
+    /// As [`Self::start`], without TLS.
+    ///
+    /// # Panics
+    /// It does not start.
+    pub fn start_plain() -> Self {
+        Self::start_with(&["--plain-http"])
+    }
+
+    /// `https://localhost:PORT`, or `http://…` where it has no TLS.
     pub fn base(&self) -> String {
         let scheme = if self.ready.ca.is_some() { "https" } else { "http" };
         format!("{scheme}://localhost:{}", self.ready.port)
@@ -70,6 +78,11 @@ impl ModelServer {
     /// Where it listens on loopback.
     pub fn port(&self) -> u16 {
         self.ready.port
+    }
+
+    /// The arguments by which most programs of the tests, and curl (`--cacert`), trust it; none without TLS.
+    pub fn trust(&self, option: &str) -> Vec<std::ffi::OsString> {
+        self.ready.ca.iter().flat_map(|ca| [option.into(), ca.into()]).collect()
     }
 
     /// The certificate authority that clients trust.
@@ -92,8 +105,11 @@ impl ModelServer {
     }
 }
 
-/// Cargo puts the package's programs into the folder above that of its tests.
-fn program() -> PathBuf {
+/// The server's program: Cargo puts the package's programs into the folder above that of its tests.
+///
+/// # Panics
+/// This is none of its tests.
+pub fn program() -> PathBuf {
     let test = std::env::current_exe().expect("a test knows its own path");
     let folder = test.parent().and_then(Path::parent).expect("target/PROFILE/deps/TEST");
     folder.join("model-server")

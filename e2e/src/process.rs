@@ -2,6 +2,7 @@
 
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -123,6 +124,34 @@ pub fn kernel_objects(pid: u32) -> Vec<String> {
     let links = entries.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
     let names = links.filter_map(|link| Some(link.to_str()?.strip_prefix("anon_inode:")?.to_owned()));
     names.filter(|name| name.starts_with("bpf") || name == "btf" || name == "[perf_event]").collect()
+}
+
+/// Ids of the kernel programs that no process holds: those of agents at work in other tests do not count.
+///
+/// # Panics
+/// `bpftool` is missing.
+pub fn orphaned_programs() -> Vec<u64> {
+    let output = run(Command::new("bpftool").args(["-j", "prog", "show"]));
+    let programs: Value = serde_json::from_slice(&output.stdout).expect("bpftool -j prints JSON");
+    let programs = programs.as_array().cloned().unwrap_or_default();
+    let orphans = programs.iter().filter(|program| program["pids"].as_array().is_none_or(Vec::is_empty));
+    orphans.filter_map(|program| program["id"].as_u64()).collect()
+}
+
+/// Waits until there are no other orphaned programs than before: the kernel lets go of one a moment after its last user.
+///
+/// # Panics
+/// Some are left.
+pub fn wait_until_only_these_are_left(before: &[u64]) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let left: Vec<_> = orphaned_programs().into_iter().filter(|id| !before.contains(id)).collect();
+        if left.is_empty() {
+            return;
+        }
+        assert!(Instant::now() < deadline, "kernel programs left behind: {left:?}");
+        thread::sleep(Duration::from_millis(50));
+    }
 }
 
 /// Kills a process that takes too long.

@@ -1,6 +1,6 @@
 // A model server and its client, with nothing but the standard library.
 //
-//	serve CA-FILE                    listens on loopback, says where, serves until its input ends
+//	serve CA-FILE                    listens on loopback, says where, serves until its input ends; `-`: without TLS
 //	ask BASE CA-FILE PROTOCOL N      asks N questions at once by HTTP/1.1 (h1) or HTTP/2 (h2), every other as a stream,
 //	                                 twice over the same connections, and says what it got
 package main
@@ -87,6 +87,23 @@ func answer(w http.ResponseWriter, r *http.Request) {
 }
 
 func serve(caFile string) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	must(err)
+	server := &http.Server{Handler: http.HandlerFunc(answer)}
+	if caFile == "-" {
+		server.Protocols = new(http.Protocols)
+		server.Protocols.SetHTTP1(true)
+		server.Protocols.SetUnencryptedHTTP2(true)
+		go func() { must(server.Serve(listener)) }()
+	} else {
+		server.TLSConfig = certify(caFile)
+		go func() { must(server.ServeTLS(listener, "", "")) }()
+	}
+	fmt.Println(listener.Addr().(*net.TCPAddr).Port)
+	_, _ = io.Copy(io.Discard, os.Stdin)
+}
+
+func certify(caFile string) *tls.Config {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	must(err)
 	template := &x509.Certificate{
@@ -97,25 +114,22 @@ func serve(caFile string) {
 	certificate, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	must(err)
 	must(os.WriteFile(caFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate}), 0o644))
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	must(err)
-	server := &http.Server{
-		Handler:   http.HandlerFunc(answer),
-		TLSConfig: &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{certificate}, PrivateKey: key}}},
-	}
-	go func() { must(server.ServeTLS(listener, "", "")) }()
-	fmt.Println(listener.Addr().(*net.TCPAddr).Port)
-	_, _ = io.Copy(io.Discard, os.Stdin)
+	return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{certificate}, PrivateKey: key}}}
 }
 
 func ask(base, caFile string, http2 bool, count int) {
-	ca, err := os.ReadFile(caFile)
-	must(err)
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(ca)
-	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, ForceAttemptHTTP2: http2, MaxIdleConnsPerHost: count}
-	if !http2 {
-		transport.TLSNextProto = map[string]func(string, *tls.Conn) http.RoundTripper{}
+	protocols := new(http.Protocols)
+	transport := &http.Transport{Protocols: protocols, MaxIdleConnsPerHost: count}
+	protocols.SetHTTP1(!http2)
+	if caFile == "-" {
+		protocols.SetUnencryptedHTTP2(http2)
+	} else {
+		protocols.SetHTTP2(http2)
+		ca, err := os.ReadFile(caFile)
+		must(err)
+		roots := x509.NewCertPool()
+		roots.AppendCertsFromPEM(ca)
+		transport.TLSClientConfig = &tls.Config{RootCAs: roots}
 	}
 	client := &http.Client{Transport: transport}
 	for round := range 2 {

@@ -111,6 +111,10 @@ impl Row {
             assert_eq!(events("agentsight.process.exit"), 2, "{job}: {}", said.console);
         }
         assert_eq!(said.text("large").trim(), "1048576", "a prompt of 1 MiB arrives whole: {}", said.console);
+        said.text("serve_plain");
+        // All of these kernels are of x86-64, where fentry came with 5.5.
+        let plain: Vec<_> = said.text("plain").trim().lines().collect();
+        assert_eq!(plain, ["1048576", r#"plain HTTP is seen by="functions""#], "{}", said.console);
         let calls = telemetry(said.text("cgroup"));
         assert_eq!(calls.calls().count(), 1, "of two cgroups one is selected: {}", said.console);
 
@@ -156,9 +160,9 @@ fn page(rows: &[Row]) -> String {
     let mut page = String::from(
         "# Kernels\n\n\
          `make kernels` boots Debian's kernels in QEMU (software emulation), does the main jobs on each, and writes this\n\
-         page. On each kernel every program was loaded; a process tree with the arguments of its programs and a model call\n\
+         page. On each kernel every program was loaded, or its stand-in; a process tree with the arguments of its programs and a model call\n\
          over TLS was recorded, also with `perf_event_paranoid=4`, `kptr_restrict=2`, `unprivileged_bpf_disabled=2` and\n\
-         64 KiB of lockable memory; a prompt of 1 MiB arrived whole; and of two cgroups (version 2) only the selected one\n\
+         64 KiB of lockable memory; a prompt of 1 MiB arrived whole, over TLS and over plain HTTP (by fentry); and of two cgroups (version 2) only the selected one\n\
          was traced. On the newest, lockdown, missing capabilities and missing BTF were refused in words.\n\n\
          | kernel | programs accepted | with a stand-in | most instructions verified for one | loading all, emulated |\n\
          |---|---|---|---|---|\n",
@@ -177,8 +181,10 @@ fn page(rows: &[Row]) -> String {
         );
     }
     page.push_str(
-        "\nA program with a stand-in is one that this kernel is too old for and that another replaces: `free_enter_state`\n\
-         needs `bpf_get_attach_cookie` (5.15). On your own machine `agentsight check -o json` says the same of its kernel.\n",
+        "\nA program with a stand-in is one that does not fit this kernel and that another replaces: `free_enter_state` needs\n\
+         `bpf_get_attach_cookie` (5.15); of the `read_…` programs each is for `tcp_recvmsg` with another number of\n\
+         arguments; `socket_sent` and `socket_received`, which stand in for fentry itself, need `bpf_task_pt_regs` (5.15).\n\
+         On your own machine `agentsight check -o json` says the same of its kernel.\n",
     );
     page
 }

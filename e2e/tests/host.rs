@@ -91,11 +91,37 @@ fn the_share_of_calls_through_a_library_made_a_moment_before_is_told() {
 #[test]
 fn a_selector_is_the_limit_of_what_is_seen() {
     let Some(agent) = Agent::or_skip() else { return };
-    let server = ModelServer::start();
+    let selected = "selector: {matchLabels: {agentsight.dev/executable: the-agent}}";
+    the_selected_shells_calls_alone_are_seen(Host::of(&agent, selected, &[]), ModelServer::start());
+}
+
+#[test]
+fn a_selector_is_the_limit_of_what_is_seen_without_tls() {
+    let Some(agent) = Agent::or_skip() else { return };
+    let selected =
+        "selector: {matchLabels: {agentsight.dev/executable: the-agent}}, capture: {plaintext: HTTP}";
+    let host = Host::of(&agent, selected, &[]);
+    let page = the_selected_shells_calls_alone_are_seen(host, ModelServer::start_plain());
+    // No socket of another process was looked at, that of the server included.
+    assert!(page.contains("agentsight_ignored_sockets_total 0\n"), "{page}");
+}
+
+#[test]
+fn of_every_process_of_a_host_plain_http_is_seen_once() {
+    let Some(agent) = Agent::or_skip() else { return };
+    let server = ModelServer::start_plain();
+    let host = Host::of(&agent, "selector: {}, capture: {plaintext: HTTP}", &[]);
+    run_each(10, |command| command, &|| programs::curl(&server, "host", &format!("{:032x}", 1)));
+    let calls = host.calls_to(&server);
+    assert_eq!(server.stop().len(), 10);
+    assert_eq!(calls.len(), 10, "the server's side is no call");
+}
+
+/// Gives the metrics as they are at the end.
+fn the_selected_shells_calls_alone_are_seen(host: Host, server: ModelServer) -> String {
     let folder = tempfile::tempdir().unwrap();
     let shell = folder.path().join("the-agent");
     std::fs::copy("/bin/sh", &shell).unwrap();
-    let host = Host::start(&agent, "{matchLabels: {agentsight.dev/executable: the-agent}}");
     let (curl, arguments) = programs::curl(&server, "selected", &format!("{:032x}", 1));
     let mut selected = Process::spawn(
         Command::new(shell)
@@ -111,12 +137,14 @@ fn a_selector_is_the_limit_of_what_is_seen() {
     run_each(3, |command| command, &|| (curl.clone(), arguments.clone()));
     writeln!(selected.child().stdin.take().unwrap(), "go").unwrap();
     assert!(selected.wait().success());
+    let page = host.get("/metrics");
     let calls = host.calls_to(&server);
     let served = server.stop();
     assert_eq!(served.len(), 6);
     let seen: BTreeSet<_> = calls.iter().filter_map(|span| span.text("gen_ai.response.id")).collect();
     let theirs: BTreeSet<_> = served[3..].iter().filter_map(|served| served.id.as_deref()).collect();
     assert_eq!(seen, theirs, "the calls of the selected shell's children, and no others");
+    page
 }
 
 #[test]

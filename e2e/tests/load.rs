@@ -1,6 +1,6 @@
 //! Nothing is missing and nothing is wrong when there is much of it.
 
-use agentsight_e2e::agent::Agent;
+use agentsight_e2e::agent::{Agent, Record};
 use agentsight_e2e::model_server::ModelServer;
 use agentsight_e2e::python;
 use serde_json::{Value, json};
@@ -8,23 +8,32 @@ use std::collections::HashMap;
 
 #[test]
 fn of_2000_streaming_calls_by_50_workers_none_is_missing_or_wrong() {
+    none_is_missing_or_wrong(ModelServer::start(), &[], 50, 2000);
+}
+
+#[test]
+fn of_400_streaming_calls_without_tls_by_2_workers_none_is_missing_or_wrong() {
+    none_is_missing_or_wrong(ModelServer::start_plain(), &["--plaintext"], 2, 400);
+}
+
+fn none_is_missing_or_wrong(server: ModelServer, options: &[&str], workers: usize, calls: usize) {
     let Some(agent) = Agent::or_skip() else { return };
-    let server = ModelServer::start();
-    let recording = agent
-        .record(python::interpreter())
+    let record = options.iter().fold(agent.record(python::interpreter()), Record::option);
+    let recording = record
         .arg(python::agent("load.py"))
-        .args(["--base", &server.base(), "--ca", &server.ca().to_string_lossy()])
+        .args(["--base", &server.base(), "--workers", &workers.to_string(), "--calls", &calls.to_string()])
+        .args(server.trust("--ca"))
         .run()
         .succeeded();
     let served = server.stop();
-    assert_eq!(served.len(), 2000);
+    assert_eq!(served.len(), calls);
     let mut spans: HashMap<&str, Vec<_>> = HashMap::new();
     for span in recording.telemetry.calls() {
         spans.entry(&span.trace_id).or_default().push(span);
     }
     let mut wrong = Vec::new();
     for served in &served {
-        let trace_id = served.trace_id.as_deref().unwrap();
+        let trace_id = served.trace_id.as_deref().expect("each call has one");
         let Some([span]) = spans.get(trace_id).map(Vec::as_slice) else {
             wrong.push(format!("call {:?}: {} spans", served.case, spans.get(trace_id).map_or(0, Vec::len)));
             continue;
@@ -48,7 +57,7 @@ fn of_2000_streaming_calls_by_50_workers_none_is_missing_or_wrong() {
         }
     }
     assert!(wrong.is_empty(), "{} wrong:\n{:.4000}", wrong.len(), wrong.join("\n"));
-    assert_eq!(recording.telemetry.calls().count(), 2000, "spans that no call made");
+    assert_eq!(recording.telemetry.calls().count(), calls, "spans that no call made");
 }
 
 #[test]

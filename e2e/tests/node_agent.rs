@@ -81,6 +81,42 @@ fn not_a_byte_of_an_unselected_cgroup_is_copied_and_nested_ones_inherit() {
 }
 
 #[test]
+fn plain_http_is_copied_only_of_the_cgroups_of_grants_that_ask_for_it() {
+    let Some(agent) = Agent::or_skip() else { return };
+    let Some(collector) = Collector::or_skip() else { return };
+    let server = ModelServer::start_plain();
+    let mount = hierarchies().remove(0);
+    let cgroups = Cgroups::below(&mount);
+    let (asks, does_not) = (uid('5'), uid('6'));
+    let [asking, silent] = [cgroups.container(&asks, 'f'), cgroups.container(&does_not, '0')];
+    let pods = [saved_pod(&asks, "asks", "agent"), saved_pod(&does_not, "does-not", "web")];
+    let mut plaintext = grant_spec("1", &json!({"matchLabels": {"app": "agent"}}), 1);
+    plaintext["capture"] = json!({"plaintext": "HTTP"});
+    let without = grant_spec("2", &json!({"matchLabels": {"app": "web"}}), 1);
+    let folder = offline_with(&pods, &[plaintext, without]);
+    let node = NodeAgent::start(&agent, &folder, &folder.path().join("kubeconfig"), &collector, Some(&mount));
+    node.wait_until("plain HTTP is seen", |node| {
+        ["functions", "tracepoints"]
+            .iter()
+            .any(|state| node.metric(&format!("agentsight_plaintext_state{{state=\"{state}\"}}")) == 1)
+    });
+    for _ in 0..3 {
+        node.call(&server, &silent, UNTRACED);
+        call(&server, &mount, UNTRACED);
+    }
+    assert_eq!(node.metric("agentsight_plaintext_bytes_total"), 0);
+    assert_eq!(node.metric("agentsight_ignored_sockets_total"), 0, "not even looked at");
+    for number in 1..=3 {
+        node.call(&server, &asking, number);
+    }
+    node.stop();
+    let (received, _folder) = collector.received();
+    let spans = calls_of(&received);
+    assert_eq!(traced(&spans), [1, 2, 3]);
+    assert!(spans.iter().all(|span| span.resource["k8s.pod.name"] == "asks"), "{spans:#?}");
+}
+
+#[test]
 fn turns_tools_and_what_they_run_carry_the_pod_of_their_agent() {
     let Some(agent) = Agent::or_skip() else { return };
     let Some(collector) = Collector::or_skip() else { return };
@@ -385,8 +421,12 @@ const WARMING: usize = 9_000_000;
 
 /// What an agent knows that starts without an API server: these pods, and a grant for those with the label `app=agent`.
 fn offline(pods: &[Value]) -> TempDir {
+    offline_with(pods, &[grant_spec("1", &json!({"matchLabels": {"app": "agent"}}), 1)])
+}
+
+fn offline_with(pods: &[Value], grants: &[Value]) -> TempDir {
     let state = json!({
-        "grants": [grant_spec("1", &json!({"matchLabels": {"app": "agent"}}), 1)],
+        "grants": grants,
         "pods": pods, "namespaces": {}, "clusterUid": "cluster",
     });
     let kubeconfig = json!({

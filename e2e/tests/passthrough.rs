@@ -2,14 +2,13 @@
 
 use agentsight_e2e::agent::Agent;
 use agentsight_e2e::model_server::ModelServer;
-use agentsight_e2e::process::{PATIENCE, Process, run};
+use agentsight_e2e::process::{Process, orphaned_programs, run, wait_until_only_these_are_left};
 use agentsight_e2e::programs;
 use rustix::process::Signal;
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
-use std::time::Instant;
 
 #[test]
 fn the_exit_code_is_the_programs() {
@@ -98,7 +97,7 @@ fn signals_to_the_agent_reach_the_program() {
 #[test]
 fn a_program_outlives_an_agent_that_is_killed_in_the_middle_of_its_stream() {
     let Some(agent) = Agent::or_skip() else { return };
-    let before = programs_in_the_kernel();
+    let before = orphaned_programs();
     let server = ModelServer::start();
     // 40 events, one each 50 ms: two seconds, of which the agent sees the beginning.
     let record = agent
@@ -136,16 +135,7 @@ fn a_program_outlives_an_agent_that_is_killed_in_the_middle_of_its_stream() {
     let served = server.stop();
     assert_eq!(served[0].outcome, agentsight_e2e::truth::Outcome::Complete);
 
-    // The kernel lets go of programs a moment after their last user.
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let left: Vec<_> = programs_in_the_kernel().into_iter().filter(|id| !before.contains(id)).collect();
-        if left.is_empty() {
-            break;
-        }
-        assert!(Instant::now() < deadline, "kernel programs left behind: {left:?}");
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
+    wait_until_only_these_are_left(&before);
 }
 
 #[test]
@@ -157,13 +147,4 @@ fn standard_output_holds_nothing_of_ours() {
     assert_eq!(recording.telemetry.calls().count(), 1);
     let answer: Value = serde_json::from_slice(&recording.output.stdout).expect("only what curl printed");
     assert_eq!(answer["object"], "chat.completion");
-}
-
-/// Ids of the kernel programs that no process holds: those of agents at work in other tests do not count.
-fn programs_in_the_kernel() -> Vec<u64> {
-    let output = run(Command::new("bpftool").args(["-j", "prog", "show"]));
-    let programs: Value = serde_json::from_slice(&output.stdout).expect("bpftool -j prints JSON");
-    let programs = programs.as_array().cloned().unwrap_or_default();
-    let orphans = programs.iter().filter(|program| program["pids"].as_array().is_none_or(Vec::is_empty));
-    orphans.filter_map(|program| program["id"].as_u64()).collect()
 }

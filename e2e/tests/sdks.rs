@@ -1,6 +1,6 @@
 //! The official SDKs of OpenAI and Anthropic: what they see, what the server said, and what a tracer makes of it.
 
-use agentsight_e2e::agent::{Agent, clean_environment};
+use agentsight_e2e::agent::{Agent, Record, clean_environment};
 use agentsight_e2e::comparison::{
     arguments, attribute_differences, cancelled, comparable, is_whole, list, output_differences,
 };
@@ -82,12 +82,20 @@ fn the_sdks_see_exactly_what_the_server_says() {
 
 #[test]
 fn spans_equal_what_the_sdks_sent_and_got() {
+    spans_are_what_was_sent_and_got(ModelServer::start(), &[]);
+}
+
+#[test]
+fn spans_without_tls_equal_what_the_sdks_sent_and_got() {
+    spans_are_what_was_sent_and_got(ModelServer::start_plain(), &["--plaintext"]);
+}
+
+fn spans_are_what_was_sent_and_got(server: ModelServer, options: &[&str]) {
     let Some(agent) = Agent::or_skip() else { return };
-    let server = ModelServer::start();
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().expect("a temporary folder");
     let out = folder.path().join("seen.jsonl");
-    let recording =
-        agent.record(python::interpreter()).option("--content").args(matrix(&server, &out)).run().succeeded();
+    let record = options.iter().fold(agent.record(python::interpreter()), Record::option);
+    let recording = record.option("--content").args(matrix(&server, &out)).run().succeeded();
     let truth = by_trace(server.stop());
     let spans = spans_by_trace(&recording.telemetry);
     let mut wrong = Vec::new();
@@ -148,15 +156,14 @@ fn without_asking_no_text_of_a_prompt_or_answer_leaves() {
 }
 
 fn matrix(server: &ModelServer, out: &Path) -> Vec<OsString> {
-    vec![
+    let arguments: [OsString; 5] = [
         python::agent("sdk_matrix.py").into(),
         "--base".into(),
         server.base().into(),
-        "--ca".into(),
-        server.ca().into(),
         "--out".into(),
         out.into(),
-    ]
+    ];
+    arguments.into_iter().chain(server.trust("--ca")).collect()
 }
 
 fn read(path: &Path) -> Vec<Seen> {

@@ -7,6 +7,7 @@ mod changes;
 mod figures;
 mod identity;
 mod outages;
+mod plaintext;
 mod release;
 mod tenancy;
 mod workload;
@@ -22,7 +23,7 @@ use world::World;
 type Scenario = fn(&World);
 
 /// In the order in which they run: what shakes the cluster comes late, what removes the release last.
-const SCENARIOS: [(&str, Scenario); 14] = [
+const SCENARIOS: [(&str, Scenario); 15] = [
     ("s01_an_agent_in_a_deployment_is_seen_with_its_identity", identity::an_agent_in_a_deployment),
     ("s02_of_an_unselected_pod_nothing_is_copied", identity::an_unselected_pod),
     ("s03_a_changed_selector_moves_tracing_within_seconds", changes::a_changed_selector),
@@ -34,6 +35,7 @@ const SCENARIOS: [(&str, Scenario); 14] = [
     ("s09_without_an_operator_traces_go_on_and_new_ones_wait", outages::no_operator),
     ("s12_a_tenant_cannot_go_beyond_the_guardrails", tenancy::a_tenant_with_every_verb),
     ("s14_a_hundred_pods_at_once_are_told_apart", identity::a_hundred_pods),
+    ("s15_a_model_in_the_pod_without_tls_is_seen_where_that_is_asked_for", plaintext::a_model_in_the_pod),
     ("s10_without_an_api_server_spans_keep_flowing", outages::no_api_server),
     ("s11_without_a_collector_telemetry_waits", outages::no_collector),
     ("s13_upgrade_rollback_and_uninstall_keep_what_they_should", release::upgrade_rollback_uninstall),

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 /// The image of scripts/images.sh with Python, the SDKs and our small agents.
-const IMAGE: &str = "agentsight.dev/app:e2e";
+pub(crate) const IMAGE: &str = "agentsight.dev/app:e2e";
 
 /// A container that calls; its `CASE` is NAMESPACE/POD/NAME, which the model server writes down.
 pub(crate) fn caller(name: &str, authority: &str, arguments: &[&str]) -> Value {

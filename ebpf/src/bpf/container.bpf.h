@@ -79,7 +79,7 @@ int container_exec(struct bpf_raw_tracepoint_args *context)
 		return 0;
 	event = bpf_ringbuf_reserve(&ring, sizeof(*event), 0);
 	if (!event) {
-		counters->ring_full_records++;
+		count(&counters->ring_full_records, 1);
 		return 0;
 	}
 	fill_header(&event->header, EVENT_CONTAINER, bpf_get_current_pid_tgid() >> 32, start_of(task),

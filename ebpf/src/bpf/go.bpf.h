@@ -118,7 +118,7 @@ int go_leave(struct pt_regs *regs)
 		return 0;
 	entered = bpf_map_lookup_elem(&go_calls, &key);
 	if (!entered) {
-		counters->unpaired_returns++;
+		count(&counters->unpaired_returns, 1);
 		return 0;
 	}
 	output.call = *entered;

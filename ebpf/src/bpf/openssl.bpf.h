@@ -109,7 +109,7 @@ int leave(struct pt_regs *regs)
 		return 0;
 	if (!entered) {
 		if (selected(control, pid_tgid >> 32))
-			counters->unpaired_returns++;
+			count(&counters->unpaired_returns, 1);
 		return 0;
 	}
 	output.call = *entered;

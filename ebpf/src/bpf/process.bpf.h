@@ -23,11 +23,11 @@ int process_fork(struct bpf_raw_tracepoint_args *context)
 		if (parents)
 			wanted = *parents;
 		if (bpf_map_update_elem(&processes, &tgid, &wanted, BPF_ANY))
-			counters->processes_full++;
+			count(&counters->processes_full, 1);
 	}
 	event = bpf_ringbuf_reserve(&ring, sizeof(*event), 0);
 	if (!event) {
-		counters->ring_full_records++;
+		count(&counters->ring_full_records, 1);
 		return 0;
 	}
 	fill_header(&event->header, EVENT_FORK, tgid, start_of(child), bpf_ktime_get_ns());
@@ -49,7 +49,7 @@ static __always_inline void tell_exec(struct bpf_raw_tracepoint_args *context, c
 	long filename;
 
 	if (!event) {
-		counters->ring_full_records++;
+		count(&counters->ring_full_records, 1);
 		return;
 	}
 	fill_header(&event->header, EVENT_EXEC, tgid, start_of(task), bpf_ktime_get_ns());
@@ -108,7 +108,7 @@ int process_exit(struct bpf_raw_tracepoint_args *context)
 	bpf_map_delete_elem(&processes, &tgid);
 	event = bpf_ringbuf_reserve(&ring, sizeof(*event), 0);
 	if (!event) {
-		counters->ring_full_records++;
+		count(&counters->ring_full_records, 1);
 		return 0;
 	}
 	fill_header(&event->header, EVENT_EXIT, tgid, start_of(task), bpf_ktime_get_ns());

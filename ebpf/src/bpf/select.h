@@ -24,6 +24,12 @@ struct {
 	__type(value, struct counters);
 } counters SEC(".maps");
 
+/* Programs on links of many uprobes, and those of tracepoints, may be interrupted by others on the same CPU. */
+static __always_inline void count(u64 *counter, u64 by)
+{
+	__sync_fetch_and_add(counter, by);
+}
+
 /* Selected processes by tgid, with what is wanted of them (enum wanted). The agent puts in roots, fork adds children, exit
  * removes. Full: counted, not traced. */
 struct {

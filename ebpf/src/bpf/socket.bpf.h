@@ -220,7 +220,7 @@ static __always_inline void send_segments(struct output *output, struct segments
 	send_chunks(output, segments, &flags);
 	send_pieces(output, segments, 128, 0, &flags);
 	if (segments->at < output->call.size)
-		output->counters->oversize_bytes += output->call.size - segments->at;
+		count(&output->counters->oversize_bytes, output->call.size - segments->at);
 }
 
 static __always_inline u32 sequence_of(struct sock *sk, u32 direction)
@@ -276,7 +276,7 @@ static __always_inline void ignore(u64 key, struct socket *socket, struct counte
 {
 	struct socket ignored = { .verdict = VERDICT_IGNORED };
 
-	counters->sockets_ignored++;
+	count(&counters->sockets_ignored, 1);
 	if (socket)
 		socket->verdict = VERDICT_IGNORED;
 	else
@@ -307,7 +307,7 @@ static __always_inline struct socket *judge(struct sock *sk, struct socket *sock
 	begun.first[DIRECTION_READ] = sequence_of(sk, DIRECTION_READ);
 	begun.first[DIRECTION_WRITE] = sequence_of(sk, DIRECTION_WRITE) - (u32)written;
 	if (bpf_map_update_elem(&sockets, &key, &begun, BPF_ANY)) {
-		counters->connections_full++;
+		count(&counters->connections_full, 1);
 		return NULL;
 	}
 	return bpf_map_lookup_elem(&sockets, &key);
@@ -330,8 +330,8 @@ static __always_inline void send_socket(struct socket *socket, u64 key, u32 dire
 	output.end = end;
 	output.socket = 1;
 	socket->connection.offset[direction] = end;
-	counters->socket_calls++;
-	counters->socket_bytes += end - from;
+	count(&counters->socket_calls, 1);
+	count(&counters->socket_bytes, end - from);
 	send_segments(&output, segments, wakeup(control));
 }
 
@@ -355,7 +355,7 @@ static __always_inline void count_bypass(struct socket *socket, u32 direction, u
 	u64 known = socket->connection.offset[direction];
 
 	if (position > known)
-		counters->socket_bypass_bytes += position - known;
+		count(&counters->socket_bypass_bytes, position - known);
 }
 
 /*
@@ -540,7 +540,7 @@ static __always_inline u64 last_position(struct socket *socket, struct sock *sk,
 		position--;
 	if ((s64)(position - known) <= 0)
 		return known;
-	counters->socket_bypass_bytes += position - known;
+	count(&counters->socket_bypass_bytes, position - known);
 	return position;
 }
 

@@ -83,8 +83,8 @@ static __always_inline void send_piece(const struct output *output, u64 at, u32 
 	struct tls_data *event = bpf_ringbuf_reserve(&ring, sizeof(*event) + room, 0);
 
 	if (!event) {
-		output->counters->ring_full_records++;
-		output->counters->ring_full_bytes += length;
+		count(&output->counters->ring_full_records, 1);
+		count(&output->counters->ring_full_bytes, length);
 		return;
 	}
 	/* It never is. Verifiers before 5.11 need to see that right here, and the compiler, which knows it, would leave
@@ -94,12 +94,12 @@ static __always_inline void send_piece(const struct output *output, u64 at, u32 
 	if (length > room)
 		length = room;
 	if (bpf_probe_read_user(event->data, length, (void *)(output->call.buffer + at))) {
-		output->counters->fault_bytes += length;
+		count(&output->counters->fault_bytes, length);
 		bpf_ringbuf_discard(event, flags);
 		return;
 	}
 	fill_data(event, output, at, length);
-	output->counters->captured_bytes += length;
+	count(&output->counters->captured_bytes, length);
 	bpf_ringbuf_submit(event, flags);
 }
 
@@ -127,7 +127,7 @@ static __always_inline void send_call(const struct output *output, u64 flags)
 		send_piece(output, at, CHUNK, CHUNK, BPF_RB_NO_WAKEUP);
 	}
 	if (at + CHUNK <= size) { /* all chunks are used up */
-		output->counters->oversize_bytes += size - at - CHUNK;
+		count(&output->counters->oversize_bytes, size - at - CHUNK);
 		return;
 	}
 	send_tail(output, at, (size - at) & (CHUNK - 1), flags);
@@ -159,7 +159,7 @@ static __always_inline int finish(struct output *output, s64 moved, struct count
 	fill_connection_key(&connection_key, output->call.ssl, pid_tgid >> 32);
 	connection = find_connection(&connection_key, output->time);
 	if (!connection) {
-		counters->connections_full++;
+		count(&counters->connections_full, 1);
 		return 0;
 	}
 	output->connection = *connection;
@@ -173,10 +173,10 @@ static __always_inline int finish(struct output *output, s64 moved, struct count
 		output->end = connection->offset[DIRECTION_READ] += moved;
 	else
 		output->end = connection->offset[DIRECTION_WRITE] += moved;
-	counters->tls_calls++;
-	counters->tls_bytes += moved;
+	count(&counters->tls_calls, 1);
+	count(&counters->tls_bytes, moved);
 	if (output->call.sendfile) {
-		counters->sendfile_bytes += moved;
+		count(&counters->sendfile_bytes, moved);
 		return 0;
 	}
 	send_call(output, wakeup(control));
@@ -193,7 +193,7 @@ static __always_inline void tell_closed(const struct connection_key *key, const 
 		return;
 	event = bpf_ringbuf_reserve(&ring, sizeof(*event), 0);
 	if (!event) {
-		counters->ring_full_records++;
+		count(&counters->ring_full_records, 1);
 		return;
 	}
 	fill_header(&event->header, EVENT_TLS_CLOSED, key->tgid, key->started, bpf_ktime_get_ns());

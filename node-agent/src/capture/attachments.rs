@@ -5,6 +5,7 @@ use super::library::{self, Library, Plan, Reason, Verdict};
 use super::programs::{Attached, Programs};
 use aya::programs::ProgramError;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, RwLock};
@@ -16,6 +17,8 @@ static TURN: RwLock<()> = RwLock::new(());
 
 /// Files of no interest that are remembered; beyond it they are judged anew.
 const REMEMBERED: usize = 65_536;
+/// Bytes of a file from which on looking at it takes memory worth giving back.
+const LARGE: u64 = 8 << 20;
 /// Threads that take back the perf events of a file: the kernel waits for some at once, and whoever attaches for all of these.
 const DETACHERS: usize = 4;
 
@@ -105,12 +108,21 @@ pub fn consider_tables(
     if let Some(found) = lock().known(&file) {
         return Ok(found);
     }
-    let verdict = match library::judge_by_tables(&file.file) {
+    let verdict = match read(&file, library::judge_by_tables) {
         Ok(Some(verdict)) => Ok(verdict),
         Ok(None) => return Err(Unsearched { file, name: name.to_owned() }),
         Err(error) => Err(error),
     };
     Ok(lock().add(file, name, verdict))
+}
+
+/// Judges a file, and gives the memory back that this takes with a large one, some of it for symbols.
+fn read<T>(file: &RealFile, judge: impl FnOnce(&File) -> T) -> T {
+    let verdict = judge(&file.file);
+    if file.size() >= LARGE {
+        super::give_memory_back();
+    }
+    verdict
 }
 
 /// A file whose tables say nothing of TLS, and whose code may.
@@ -125,7 +137,7 @@ impl Unsearched {
     /// # Panics
     /// As [`consider`].
     pub fn search(self, attachments: &Mutex<Attachments>) -> Found {
-        let verdict = library::search(&self.file.file);
+        let verdict = read(&self.file, library::search);
         attachments.lock().expect("no holder panics").add(self.file, &self.name, verdict)
     }
 }

@@ -56,6 +56,11 @@ impl RealFile {
         Ok(RealFile { changed: (metadata.ctime(), metadata.ctime_nsec(), metadata.size()), file, key })
     }
 
+    /// Its size in bytes.
+    pub fn size(&self) -> u64 {
+        self.changed.2
+    }
+
     /// A path that the kernel resolves to this very file, as long as it is open.
     pub fn path(&self) -> PathBuf {
         PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()))

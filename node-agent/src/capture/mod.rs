@@ -91,6 +91,7 @@ impl Capture {
     /// See [`Error`].
     pub fn start(ring_bytes: u32) -> Result<(Capture, Receiver<Batch>), Error> {
         let (programs, Channels { ring, control, counters, cgroups }) = Programs::load(ring_bytes)?;
+        give_memory_back();
         let control = Arc::new(Mutex::new(control));
         let (drain, batches) = Drain::start(ring, control.clone())
             .map_err(|source| Error::System { what: "start the thread that reads the ring", source })?;
@@ -326,5 +327,15 @@ fn descendants(roots: &[u32]) -> Vec<u32> {
         if found.len() == before {
             return found;
         }
+    }
+}
+
+/// The kernel's types, to which programs are fitted when they are loaded, and the symbols of large files take some ten
+/// megabytes for a moment; glibc would keep them for later.
+fn give_memory_back() {
+    // SAFETY: it has no preconditions.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
     }
 }

@@ -230,3 +230,7 @@ pub struct Dropped {
     #[serde(default)]
     pub count: i64,
 }
+
+/// The reason of an [`Untraceable`](crate::Untraceable) process in which no TLS library is known: it speaks none, as shells
+/// and most tools, or has one of its own.
+pub const NO_TLS_LIBRARY: &str = "NoTlsLibrary";

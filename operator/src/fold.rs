@@ -5,7 +5,7 @@ use crate::report::NodeReport;
 use crate::source::{Source, Uid};
 use agentsight_api::{
     ACCEPTED, ACTIVE, AgentTraceStatus, Condition, ConditionStatus, EXPORTING, ExporterState, GrantReport,
-    NodeCounts, OVERLAPPING, Untraceable,
+    NO_TLS_LIBRARY, NodeCounts, OVERLAPPING, Untraceable,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
@@ -160,6 +160,8 @@ impl Sums {
     fn active(&self, generation: i64) -> State {
         use ConditionStatus::{False, True, Unknown};
         let blind: i64 = self.untraceable.values().map(|(count, _)| *count).sum();
+        // Shells and tools: they have no TLS to be traced. A pod may have nothing else between two runs of its agent.
+        let without_tls = self.untraceable.get(NO_TLS_LIBRARY).map_or(0, |(count, _)| *count);
         let blind_ones = || {
             let reasons: Vec<String> = self
                 .untraceable
@@ -182,11 +184,16 @@ impl Sums {
             (Unknown, "Updating", message)
         } else if self.pods == 0 {
             (Unknown, "NoPodsSelected", "no agent reports a running pod that the selector matches".to_owned())
-        } else if self.traced == 0 && blind > 0 {
+        } else if self.traced == 0 && blind > without_tls {
             (False, "NothingTraceable", format!("no process can be traced: {}", blind_ones()))
         } else if self.traced == 0 {
-            let message =
-                format!("watching {} pods; no process of them has loaded a TLS library yet", self.pods);
+            let mut message = format!(
+                "watching {} pods; no process of them has loaded a TLS library that is known",
+                self.pods
+            );
+            if blind > 0 {
+                message.push_str(&format!(": {}", blind_ones()));
+            }
             (True, "Watching", message)
         } else {
             let mut message =
@@ -421,6 +428,10 @@ mod tests {
             vec![Untraceable { reason: "StrippedUnknown".into(), count: 1, example: String::new() }];
         is(&fold(&trace(), &plain([blind])), ACTIVE, False, "NothingTraceable", "StrippedUnknown (1)");
         is(&fold(&trace(), &plain([grant(3, 0)])), ACTIVE, True, "Watching", "3 pods");
+        let mut idle = grant(1, 0);
+        let example = "shop/agent, container agent".to_owned();
+        idle.untraceable = vec![Untraceable { reason: NO_TLS_LIBRARY.into(), count: 2, example }];
+        is(&fold(&trace(), &plain([idle])), ACTIVE, True, "Watching", "NoTlsLibrary (2, such as shop/agent");
     }
 
     #[test]

@@ -71,7 +71,7 @@ impl Reason {
             Reason::Rustls => "Rustls",
             Reason::UnknownShape => "UnknownShape",
             Reason::Architecture => "Architecture",
-            Reason::NoTlsLibrary => "NoTlsLibrary",
+            Reason::NoTlsLibrary => agentsight_api::NO_TLS_LIBRARY,
             Reason::Failed => "Failed",
         }
     }

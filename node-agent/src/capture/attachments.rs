@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, RwLock};
 
 /// With each probe of a perf event that goes the kernel waits for all CPUs, some tens of milliseconds and more, and whoever
-/// attaches waits with it. Whoever attaches writes, whoever takes back reads: writers go first, and so a container that starts waits for
-/// the few probes whose turn it is, not for all of another that has ended.
+/// attaches waits with it. Whoever attaches writes, whoever takes back reads: writers go first, and so a container that
+/// starts waits for the few probes whose turn it is, not for all of another that has ended.
 static TURN: RwLock<()> = RwLock::new(());
 
 /// Files of no interest that are remembered; beyond it they are judged anew.

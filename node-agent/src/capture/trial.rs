@@ -1,4 +1,5 @@
-//! Whether this kernel takes our programs: each is loaded, looked at and let go again. Only those for plain HTTP are attached, for a moment.
+//! Whether this kernel takes our programs: each is loaded, looked at and let go again. Only those for plain HTTP are
+//! attached, for a moment.
 
 use super::programs::{self, Programs, one_line};
 use super::sockets::{self, Stage};
@@ -39,7 +40,7 @@ pub struct Verdict {
 }
 
 impl Trial {
-    /// Loads everything, for as long as that takes: a tenth of a second on most machines.
+    /// Loads everything, for as long as that takes: a second or two.
     pub fn run() -> Trial {
         let (error, plaintext_error) = match Programs::load(programs::SMALLEST_RING_BYTES) {
             // Attached for a moment: some kernels take a program and refuse it its place. It selects nothing.

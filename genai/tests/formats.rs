@@ -113,6 +113,41 @@ fn gemini_streams_as_events_and_as_one_array() {
 }
 
 #[test]
+fn gemini_takes_both_spellings_of_a_field_and_leaves_alone_what_users_name() {
+    let schema = json!({"type": "object", "properties": {"home_town": {"type": "string"}}});
+    let camel = json!({
+        "contents": [{"role": "user", "parts": [
+            {"inlineData": {"mimeType": "image/png", "data": "CANARY"}},
+            {"functionCall": {"name": "look", "args": {"home_town": "CANARY"}}},
+        ]}],
+        "systemInstruction": {"parts": [{"text": "CANARY be brief"}]},
+        "generationConfig": {"topP": 0.5, "maxOutputTokens": 9, "stopSequences": ["x"],
+            "responseMimeType": "application/json", "thinkingConfig": {"thinkingLevel": "low"}},
+        "tools": [{"functionDeclarations": [{"name": "look", "parametersJsonSchema": schema}]}]
+    });
+    let snake = json!({
+        "contents": [{"role": "user", "parts": [
+            {"inline_data": {"mime_type": "image/png", "data": "CANARY"}},
+            {"function_call": {"name": "look", "args": {"home_town": "CANARY"}}},
+        ]}],
+        "system_instruction": {"parts": [{"text": "CANARY be brief"}]},
+        "generation_config": {"top_p": 0.5, "max_output_tokens": 9, "stop_sequences": ["x"],
+            "response_mime_type": "application/json", "thinking_config": {"thinking_level": "low"}},
+        "tools": [{"function_declarations": [{"name": "look", "parameters_json_schema": schema}]}]
+    });
+    let response = json!({"candidates": [{"content": {"parts": [{"text": "CANARY"}]}, "finishReason": "STOP"}]});
+    let [camel, snake] = [camel, snake]
+        .map(|request| call("/v1/models/g:generateContent", &request, JSON, &response.to_string()).request);
+    assert_eq!(camel, snake);
+    assert_eq!((camel.top_p, camel.max_tokens), (Some(0.5), Some(9)));
+    assert_eq!((camel.output_type, camel.reasoning_level.as_deref()), (Some("json"), Some("low")));
+    let content = camel.content.unwrap();
+    assert_eq!(content.tools[0]["parameters"], schema);
+    assert!(matches!(&content.messages[0].parts[1], Part::ToolCall { arguments: Some(arguments), .. }
+        if arguments["home_town"] == "CANARY"));
+}
+
+#[test]
 fn a_blocked_prompt_and_googles_errors_are_errors() {
     let request = json!({"contents": [{"parts": [{"text": "CANARY"}]}]});
     let path = "/v1beta/models/g:generateContent";

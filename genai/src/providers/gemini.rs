@@ -28,9 +28,13 @@ fn request_filter(path: &[Step], content: bool) -> Keep {
     let Some(names) = super::names(path) else { return Keep::Nothing };
     match names.as_slice() {
         [] | ["generationConfig" | "generation_config"] => Keep::Into,
-        ["generationConfig" | "generation_config", key] if *key != "responseSchema" => Keep::Into,
-        ["generationConfig" | "generation_config", "stopSequences" | "responseModalities", "*"] => Keep::Into,
-        ["generationConfig" | "generation_config", "thinkingConfig", "thinkingLevel"] => Keep::Into,
+        ["generationConfig" | "generation_config", "responseSchema" | "response_schema"] => Keep::Nothing,
+        ["generationConfig" | "generation_config", _] => Keep::Into,
+        ["generationConfig" | "generation_config", "stopSequences" | "stop_sequences", "*"] => Keep::Into,
+        ["generationConfig" | "generation_config", "responseModalities" | "response_modalities", "*"] => {
+            Keep::Into
+        }
+        ["generationConfig" | "generation_config", "thinkingConfig" | "thinking_config", _] => Keep::Into,
         ["contents"] if !content => Keep::Kind,
         ["contents" | "systemInstruction" | "system_instruction" | "tools"] if content => Keep::All,
         _ => Keep::Nothing,
@@ -55,8 +59,9 @@ fn response_filter(path: &[Step], content: bool) -> Keep {
 }
 
 fn request(body: &mut Value, content: bool) -> Request {
+    camel_case(body);
     let none = Value::Null;
-    let config = body.get("generationConfig").or_else(|| body.get("generation_config")).unwrap_or(&none);
+    let config = body.get("generationConfig").unwrap_or(&none);
     let output_type = match config.get("responseMimeType").and_then(Value::as_str) {
         Some("application/json") => Some("json"),
         Some("text/plain") => Some("text"),
@@ -82,7 +87,7 @@ fn request(body: &mut Value, content: bool) -> Request {
 }
 
 fn request_content(body: &mut Value) -> RequestContent {
-    let system = fields::take(body, "systemInstruction").or_else(|| fields::take(body, "system_instruction"));
+    let system = fields::take(body, "systemInstruction");
     let messages = match fields::take(body, "contents") {
         Some(Value::Array(contents)) => contents,
         Some(content) => vec![content],
@@ -172,6 +177,38 @@ fn modality(mime_type: Option<&str>) -> String {
         Some(kind @ ("image" | "audio" | "video")) => kind.to_owned(),
         _ => "document".to_owned(),
     }
+}
+
+/// Spells the names of fields as responses do: of requests both `systemInstruction` and `system_instruction` are taken
+/// (protobuf.dev, "ProtoJSON Format"). What users define is left as it is.
+fn camel_case(value: &mut Value) {
+    const THEIRS: [&str; 6] =
+        ["args", "response", "parameters", "parametersJsonSchema", "responseSchema", "responseJsonSchema"];
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(camel_case),
+        Value::Object(fields) => {
+            if fields.keys().any(|name| name.contains('_')) {
+                *fields = std::mem::take(fields).into_iter().map(|(name, value)| (camel(&name), value)).collect();
+            }
+            for (name, value) in fields.iter_mut() {
+                if !THEIRS.contains(&name.as_str()) {
+                    camel_case(value);
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+fn camel(name: &str) -> String {
+    let mut words = name.split('_');
+    let mut camel = words.next().unwrap_or_default().to_owned();
+    for word in words {
+        let mut letters = word.chars();
+        camel.extend(letters.next().map(|letter| letter.to_ascii_uppercase()));
+        camel.push_str(letters.as_str());
+    }
+    camel
 }
 
 /// A chunk of a stream, or the whole response.

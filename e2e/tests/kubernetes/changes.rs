@@ -23,6 +23,7 @@ pub(crate) fn a_changed_selector(world: &World) {
         wait_for_pods_spans(world, namespace, name);
     }
     let agents = identities(&world.agents());
+    world.wait_for_agents("Tracing");
     if let Some(cluster) = world.machine() {
         let there = objects_of_agents(cluster.cgroup());
         assert!(there.iter().any(|name| name == "[perf_event]"), "agents have probes: {there:?}");
@@ -62,6 +63,7 @@ pub(crate) fn a_changed_selector(world: &World) {
             if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
         });
     }
+    world.wait_for_agents("Idle");
     assert_eq!(identities(&world.agents()), agents, "no agent was restarted");
 }
 

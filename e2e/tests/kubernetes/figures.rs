@@ -104,7 +104,7 @@ fn probes(world: &World) {
     world.kubectl(&[&["set", "env"], &agents[..], &["AGENTSIGHT_LOG=agentsight=debug"]].concat());
     world.kubectl(&[&["rollout", "status"], &agents[..], &["--timeout=180s"]].concat());
     world.apply(namespace, &[agent_trace("figures", &json!({"selector": {}}))]);
-    world.wait_for_condition(namespace, "figures", "Accepted", "True", "Accepted");
+    world.wait_until_watched(namespace, "figures");
     world.apply(namespace, &[job("figures", TIMES, &[caller("agent", &world.authority, &["--calls=1"])])]);
     world.kubectl(&["wait", "-n", namespace, "--for=condition=Complete", "job/figures", "--timeout=600s"]);
     let log = world.kubectl(&["logs", "-n", SYSTEM, "-l", "app.kubernetes.io/component=agent", "--tail=-1"]);

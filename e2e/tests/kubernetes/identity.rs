@@ -96,7 +96,7 @@ pub(crate) fn an_unselected_pod(world: &World) {
     let namespace = "chosen";
     world.namespace(namespace);
     world.apply(namespace, &[agent_trace("some", &json!({"selector": {"matchLabels": {"traced": "yes"}}}))]);
-    world.wait_for_condition(namespace, "some", "Accepted", "True", "Accepted");
+    world.wait_until_watched(namespace, "some");
 
     // A first selected pod shows that all is in place; then the other calls alone.
     let calls = |name: &str, label: &str| {
@@ -139,7 +139,7 @@ pub(crate) fn a_short_job(world: &World) {
     let namespace = "batch";
     world.namespace(namespace);
     world.apply(namespace, &[agent_trace("all", &json!({"selector": {}}))]);
-    world.wait_for_condition(namespace, "all", "Accepted", "True", "Accepted");
+    world.wait_until_watched(namespace, "all");
     // On a busy machine one may take longer: each has to be seen, and one of them has to be short enough.
     for number in 1.. {
         let lived = seconds_of_a_job(world, namespace, &format!("nightly-{number}"));
@@ -184,7 +184,7 @@ pub(crate) fn kinds_of_containers(world: &World) {
     world.namespace(namespace);
     let spec = json!({"selector": {}, "containers": {"exclude": ["left-out"]}});
     world.apply(namespace, &[agent_trace("most", &spec)]);
-    world.wait_for_condition(namespace, "most", "Accepted", "True", "Accepted");
+    world.wait_until_watched(namespace, "most");
 
     let call = |name: &str| caller(name, &world.authority, &["--calls=2", "--every=0.2"]);
     let mut sidecar = call("sidecar");
@@ -244,7 +244,7 @@ pub(crate) fn a_hundred_pods(world: &World) {
     let namespace = "crowd";
     world.namespace(namespace);
     world.apply(namespace, &[agent_trace("all", &json!({"selector": {}}))]);
-    world.wait_for_condition(namespace, "all", "Accepted", "True", "Accepted");
+    world.wait_until_watched(namespace, "all");
     world.apply(namespace, &[job("crowd", PODS, &[caller("agent", &world.authority, &["--calls=2"])])]);
     world.kubectl(&["wait", "-n", namespace, "--for=condition=Complete", "job/crowd", "--timeout=600s"]);
 

@@ -19,7 +19,7 @@ pub(crate) fn an_agent_is_killed(world: &World) {
     let namespace = "steady";
     world.namespace(namespace);
     world.apply(namespace, &[agent_trace("all", &json!({"selector": {}}))]);
-    world.wait_for_condition(namespace, "all", "Accepted", "True", "Accepted");
+    world.wait_until_watched(namespace, "all");
     // Half a minute: the new agent comes in its middle.
     let streaming = [
         "--calls=1",

@@ -11,7 +11,7 @@ pub(crate) fn a_model_in_the_pod(world: &World) {
     for (name, capture) in [("untold", json!({})), ("told", json!({"plaintext": "HTTP"}))] {
         let spec = json!({"selector": {"matchLabels": {"app": name}}, "capture": capture});
         world.apply(namespace, &[agent_trace(name, &spec)]);
-        world.wait_for_condition(namespace, name, "Accepted", "True", "Accepted");
+        world.wait_until_watched(namespace, name);
     }
     let ids = ["untold", "told"].map(|name| {
         let mut agent = caller("agent", "", &["--calls=5"]);

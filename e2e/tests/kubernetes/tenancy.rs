@@ -92,7 +92,7 @@ pub(crate) fn a_tenant_with_every_verb(world: &World) {
     // The real try: an accepted object of the tenant's, its pod and a neighbour's, and not a word in what came.
     let output = world.try_apply(namespace, &[agent_trace("numbers", &json!({"selector": {}}))], &[tenant]);
     assert!(output.status.success());
-    world.wait_for_condition(namespace, "numbers", "Accepted", "True", "Accepted");
+    world.wait_until_watched(namespace, "numbers");
     world.apply(namespace, &[calls("own")]);
     world.apply("neighbour", &[calls("other")]);
     assert!(world.wait_for_end(namespace, "own") && world.wait_for_end("neighbour", "other"));

@@ -259,6 +259,31 @@ impl World {
         })
     }
 
+    /// Waits until an AgentTrace is accepted, and every grant is in force on every node: the first one has to wait there until
+    /// the kernel programs are loaded, and a program that ends before is not seen.
+    pub(crate) fn wait_until_watched(&self, namespace: &str, name: &str) {
+        self.wait_for_condition(namespace, name, "Accepted", "True", "Accepted");
+        eventually("the grants are in force", PATIENCE, || {
+            let wanted = self.list(SYSTEM, "agenttracegrants", "").len() * self.agents().len();
+            let there = self.agents_metric("agentsight_grants");
+            if there == wanted as f64 { Ok(()) } else { Err(format!("{there} of {wanted}")) }
+        });
+    }
+
+    /// Waits until every agent reports that it is at this.
+    pub(crate) fn wait_for_agents(&self, reason: &str) {
+        eventually(&format!("agents are {reason}"), PATIENCE, || {
+            let nodes = self.list(SYSTEM, "agenttracenodes", "");
+            let reports: Vec<_> = nodes.iter().map(|node| condition(node, "Ready")).collect();
+            if !reports.is_empty() && reports.iter().all(|[status, why, _]| status == "True" && why == reason)
+            {
+                Ok(())
+            } else {
+                Err(format!("{reports:?}"))
+            }
+        });
+    }
+
     /// Waits for a pod's end and returns whether it ended well.
     pub(crate) fn wait_for_end(&self, namespace: &str, pod: &str) -> bool {
         eventually(&format!("{namespace}/{pod} ends"), PATIENCE, || {

@@ -57,6 +57,13 @@ pub struct Programs {
     uprobes: Uprobes,
 }
 
+/// What tells of processes.
+const PROCESSES: [(&str, &str); 3] = [
+    ("process_fork", "sched_process_fork"),
+    ("process_exec", "sched_process_exec"),
+    ("process_exit", "sched_process_exit"),
+];
+
 /// By what the kernel attaches uprobes.
 enum Uprobes {
     /// Links that each hold all places of a program in a file (Linux 6.6).
@@ -102,11 +109,7 @@ impl Programs {
             .verifier_log_level(VerifierLogLevel::STATS)
             .load(OBJECT)
             .map_err(Error::Object)?;
-        for (program, tracepoint) in [
-            ("process_fork", "sched_process_fork"),
-            ("process_exec", "sched_process_exec"),
-            ("process_exit", "sched_process_exit"),
-        ] {
+        for (program, tracepoint) in PROCESSES {
             let raw: &mut RawTracePoint = part(&mut object, program);
             raw.load()
                 .and_then(|()| raw.attach(tracepoint))
@@ -191,6 +194,16 @@ impl Programs {
     /// [`sockets::Error`]: TLS is seen all the same.
     pub fn see_plaintext(&mut self, stage: Stage) -> Result<(), sockets::Error> {
         self.sockets.change(&mut self.object, stage)
+    }
+
+    /// What is attached by which kind of hook; without the files and cgroups, of which there may be none yet.
+    pub fn hooks(&self) -> Vec<String> {
+        let uprobes: &[&str] = match self.uprobes {
+            Uprobes::Multi(_) => &["uprobe_multi", "uretprobe_multi"],
+            Uprobes::PerfEvents { .. } => &["uprobe", "uretprobe"],
+        };
+        let processes = PROCESSES.map(|(_, tracepoint)| format!("raw_tracepoint/{tracepoint}"));
+        uprobes.iter().map(|name| (*name).to_owned()).chain(processes).chain(self.sockets.hooks()).collect()
     }
 
     /// How plain HTTP is seen: one of [`sockets::STATES`].

@@ -99,6 +99,23 @@ impl Sockets {
         }
     }
 
+    /// The hooks that are in use.
+    pub(super) fn hooks(&self) -> Vec<String> {
+        let name = |kind: &str, function: &str| format!("{kind}/{function}");
+        let mut hooks: Vec<String> = match (self.stage, self.hooks) {
+            (Stage::Attached, Some(Hooks::Functions)) => {
+                let exits = exits().map(|(_, function)| name("fexit", function));
+                ENTRIES.iter().map(|(_, function)| name("fentry", function)).chain(exits).collect()
+            }
+            (Stage::Attached, Some(Hooks::Tracepoints)) => {
+                TRACEPOINTS.iter().map(|(_, tracepoint)| name("raw_tracepoint", tracepoint)).collect()
+            }
+            _ => Vec::new(),
+        };
+        hooks.dedup();
+        hooks
+    }
+
     /// Brings the programs of `object` to that stage.
     pub(super) fn change(&mut self, object: &mut Ebpf, stage: Stage) -> Result<(), Error> {
         if stage == self.stage {

@@ -17,10 +17,10 @@ use crate::resource::Item;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// How long nothing must have been granted: an object that is replaced is gone for a moment, and taking out what is in the
-/// kernel holds up who attaches.
+/// How long nothing must have been granted: an object that is replaced is gone for a moment, and what starts and ends while
+/// the programs are loaded anew is not seen.
 const SETTLE: Duration = Duration::from_secs(30);
 /// Between two attempts while the kernel refuses.
 const AGAIN: Duration = Duration::from_secs(10);
@@ -76,6 +76,8 @@ impl Kernel {
             }
         }
         let (mut capture, batches) = Capture::start(self.ring_bytes)?;
+        // What it refused before, it does no longer.
+        self.shared.refuse(None);
         let (probes, work) = mpsc::channel();
         self.shared.take_hands(Hands { selection: capture.selection(), probes, plaintext: Stage::Absent });
         let started = self.start_on(&mut capture, batches, work);
@@ -84,6 +86,7 @@ impl Kernel {
                 self.state().running = Some(Running { capture, pipeline, prober });
                 // Cgroups that came while nobody listened, and those that went.
                 self.shared.look(&self.hierarchy);
+                self.shared.tell();
                 Ok(())
             }
             Err(error) => {
@@ -157,6 +160,7 @@ impl Kernel {
             tracing::error!("the pipeline ended by itself; this is a mistake in AgentSight");
         }
         take_back(remains);
+        self.shared.tell();
     }
 
     /// Ends for good.
@@ -168,30 +172,34 @@ impl Kernel {
     /// Starts and stops with the first and the last grant, as long as it is polled.
     pub(super) async fn follow_grants(self: Arc<Self>) {
         let mut changes = self.shared.changes();
+        // When what runs is to end, if nothing is granted until then.
+        let mut end = None;
         loop {
-            let running = self.state().running.is_some();
-            let mut again = None;
-            if self.shared.is_anything_granted() && !running {
-                match tokio::task::block_in_place(|| self.start()) {
+            let mut wait = None;
+            match (self.shared.is_anything_granted(), self.is_running()) {
+                (true, false) => match tokio::task::block_in_place(|| self.start()) {
                     Ok(()) => tracing::info!("tracing, as something is granted"),
                     Err(error) => {
                         tracing::error!(error = &error as &dyn std::error::Error, "cannot trace");
                         self.shared.refuse(Some(error.to_string()));
-                        again = Some(AGAIN);
+                        wait = Some(AGAIN);
                     }
+                },
+                (true, true) => end = None,
+                (false, true) => {
+                    let now = Instant::now();
+                    let at = *end.get_or_insert(now + SETTLE);
+                    if at <= now {
+                        tokio::task::block_in_place(|| self.stop());
+                        // A grant may have come meanwhile.
+                        continue;
+                    }
+                    wait = Some(at - now);
                 }
-            } else if !self.shared.is_anything_granted() && running {
-                tokio::time::sleep(SETTLE).await;
-                if !self.shared.is_anything_granted() {
-                    tokio::task::block_in_place(|| self.stop());
-                }
-                // What has changed meanwhile is looked at now.
-                if self.shared.is_anything_granted() {
-                    continue;
-                }
+                (false, false) => {}
             }
             let changed = async {
-                match again {
+                match wait {
                     Some(time) => tokio::time::timeout(time, changes.changed()).await.unwrap_or(Ok(())),
                     None => changes.changed().await,
                 }
@@ -200,6 +208,11 @@ impl Kernel {
                 return;
             }
         }
+    }
+
+    /// Whether the programs are in the kernel, and everything granted is selected.
+    pub(super) fn is_running(&self) -> bool {
+        self.state().running.is_some()
     }
 
     /// The probed files, while there are any.

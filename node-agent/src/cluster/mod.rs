@@ -110,7 +110,7 @@ impl Shared {
             self.hand_on(hands, &world, &changes);
         }
         drop(world);
-        self.changed.send_replace(());
+        self.tell();
     }
 
     fn hand_on(&self, hands: &mut Hands, world: &World, changes: &Changes) {
@@ -159,13 +159,18 @@ impl Shared {
     }
 
     /// The paths of the cgroups of all selected containers.
-    fn selected_paths(&self) -> Vec<String> {
+    fn selected_paths(&self) -> BTreeSet<String> {
         self.world().selected().map(|(_, container)| container.path.clone()).collect()
     }
 
     /// Whether anything is, or may be for all that is known yet.
     fn is_anything_granted(&self) -> bool {
         !self.is_informed() || !self.world().grants().is_empty()
+    }
+
+    /// Tells those who follow that something has changed.
+    fn tell(&self) {
+        self.changed.send_replace(());
     }
 
     fn changes(&self) -> tokio::sync::watch::Receiver<()> {
@@ -230,7 +235,7 @@ impl Shared {
         let mut watches = self.watches.lock().expect("no holder panics");
         let before = watches.insert(what, error.map(ToString::to_string));
         drop(watches);
-        self.changed.send_replace(());
+        self.tell();
         match (error, before.flatten()) {
             (Some(error), None) => {
                 tracing::warn!(what, %error, "cannot watch now; what is known holds, and it is tried again");
@@ -262,7 +267,7 @@ impl Shared {
 
     fn plaintext_refused(&self, problem: Option<String>) {
         *self.plaintext.lock().expect("no holder panics") = problem;
-        self.changed.send_replace(());
+        self.tell();
     }
 
     fn set_cluster(&self, uid: String) {
@@ -367,6 +372,8 @@ fn trace_node(args: &NodeAgent) -> Result<(), Error> {
             let running: Vec<_> = exporters.running().into_iter().map(|(_, exporter)| exporter).collect();
             let nowhere = LossLabels { stage: "export", cause: "no_exporter" };
             set_total(&metrics.lost.get_or_create(&nowhere), exporters.homeless());
+            let granted = if kernel.is_running() { shared.world().grants().len() } else { 0 };
+            metrics.grants.set(i64::try_from(granted).unwrap_or(i64::MAX));
             let refreshed = kernel.look(|capture, past| {
                 refresh(metrics, &Sources { stats: &stats, capture, past, exporters: &running })
             });

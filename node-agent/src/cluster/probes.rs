@@ -80,8 +80,8 @@ pub(super) fn run(
         });
         // What a container on its way has is not seen yet.
         if waiting.is_empty() && review.is_some_and(|at| at <= Instant::now()) {
-            review = None;
-            prober.review(&shared.selected_paths());
+            let done = prober.review(shared);
+            review = (!done).then(|| Instant::now() + REVIEW);
         }
     }
 }
@@ -116,17 +116,22 @@ impl Prober<'_> {
         true
     }
 
-    /// Lets go of what none of the containers has.
-    fn review(&self, paths: &[String]) {
+    /// Lets go of what none of the containers has; not where others have come meanwhile, which may be about to run it.
+    fn review(&self, shared: &Shared) -> bool {
         self.attachments().begin_review();
-        for path in paths {
+        let paths = shared.selected_paths();
+        for path in &paths {
             self.consider(path);
+        }
+        if shared.selected_paths() != paths {
+            return false;
         }
         let unused = self.attachments().end_review();
         for probed in &unused {
             tracing::info!(file = %probed.path.display(), "no traced container has it; its probes go");
         }
         take_back(unused);
+        true
     }
 
     fn attachments(&self) -> MutexGuard<'_, Attachments> {

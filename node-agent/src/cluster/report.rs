@@ -6,6 +6,7 @@
 use super::Shared;
 use super::exporters::{Exporters, time};
 use super::kernel::Kernel;
+use crate::capture::Capture;
 use crate::capture::containers::Hierarchy;
 use crate::pipeline::{Stats, TraceStats};
 use agentsight_api::{
@@ -139,7 +140,7 @@ impl Sources {
                 pod: self.shared.pod_name.clone().unwrap_or_default(),
                 started: Some(time(self.started)),
             },
-            kernel: kernel(&self.hierarchy),
+            kernel: self.kernel.look(|capture, _| kernel(&self.hierarchy, capture)),
             pods,
             traced,
             exporters: self.exporters.reports(&self.shared.named_exporters()),
@@ -149,9 +150,17 @@ impl Sources {
     }
 
     fn ready(&self, before: &AgentTraceNodeStatus) -> Condition {
-        let (status, reason, message) = match self.shared.problem() {
-            None => (ConditionStatus::True, "Tracing", "the agent traces what the grants say".to_owned()),
-            Some(problem) => (ConditionStatus::False, "Failed", problem),
+        use ConditionStatus::{False, True, Unknown};
+        let granted = self.shared.is_anything_granted();
+        let (status, reason, message) = match (self.shared.problem(), self.kernel.is_running()) {
+            (Some(problem), _) => (False, "Failed", problem),
+            (None, true) => (True, "Tracing", "the agent traces what the grants say".to_owned()),
+            (None, false) if granted => {
+                (Unknown, "Starting", "the kernel programs are being loaded".to_owned())
+            }
+            (None, false) => {
+                (True, "Idle", "nothing is granted, and nothing of AgentSight is in the kernel".to_owned())
+            }
         };
         let known = before.conditions.iter().find(|known| known.type_ == READY && known.status == status);
         Condition {
@@ -177,7 +186,8 @@ fn number(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-fn kernel(hierarchy: &Hierarchy) -> KernelInfo {
+/// `capture`: what is in the kernel, if something is.
+fn kernel(hierarchy: &Hierarchy, capture: Option<&Capture>) -> KernelInfo {
     // SAFETY: a zeroed utsname is a valid one to be filled in, with strings that end with NUL.
     let (release, architecture) = unsafe {
         let mut name: libc::utsname = std::mem::zeroed();
@@ -187,21 +197,19 @@ fn kernel(hierarchy: &Hierarchy) -> KernelInfo {
         (text(&name.release), text(&name.machine))
     };
     let cgroups = if hierarchy.kind == hierarchy::V2 { "cgroup-v2" } else { "cgroup-v1" };
-    let hooks = [
-        "perf/mmap2",
-        "raw_tracepoint/cgroup_mkdir",
-        "raw_tracepoint/cgroup_rmdir",
-        "raw_tracepoint/sched_process_exec",
-        "raw_tracepoint/sched_process_exit",
-        "raw_tracepoint/sched_process_fork",
-        "uprobe",
-        "uretprobe",
-    ];
+    let of_containers =
+        ["perf/mmap2", "raw_tracepoint/cgroup_mkdir", "raw_tracepoint/cgroup_rmdir"].map(str::to_owned);
+    let hooks = capture.map(|capture| {
+        let mut hooks = capture.attachments().programs.hooks();
+        hooks.extend(of_containers);
+        hooks.sort_unstable();
+        hooks
+    });
     KernelInfo {
         release,
         architecture,
         features: ["btf", cgroups, "ring-buffer"].map(str::to_owned).into(),
-        hooks: hooks.map(str::to_owned).into(),
+        hooks: hooks.unwrap_or_default(),
     }
 }
 

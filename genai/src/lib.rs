@@ -23,6 +23,7 @@ pub mod http1;
 mod http2;
 pub mod json;
 pub mod links;
+pub mod mcp;
 pub mod providers;
 pub mod redact;
 pub mod semconv;

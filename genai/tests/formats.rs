@@ -135,7 +135,8 @@ fn gemini_takes_both_spellings_of_a_field_and_leaves_alone_what_users_name() {
             "response_mime_type": "application/json", "thinking_config": {"thinking_level": "low"}},
         "tools": [{"function_declarations": [{"name": "look", "parameters_json_schema": schema}]}]
     });
-    let response = json!({"candidates": [{"content": {"parts": [{"text": "CANARY"}]}, "finishReason": "STOP"}]});
+    let response =
+        json!({"candidates": [{"content": {"parts": [{"text": "CANARY"}]}, "finishReason": "STOP"}]});
     let [camel, snake] = [camel, snake]
         .map(|request| call("/v1/models/g:generateContent", &request, JSON, &response.to_string()).request);
     assert_eq!(camel, snake);

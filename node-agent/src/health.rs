@@ -169,6 +169,8 @@ pub struct Metrics {
     pub calls: Family<CallLabels, Counter>,
     /// Of those, calls with something missing.
     pub truncated_calls: Counter,
+    /// Finished requests to servers of the Model Context Protocol.
+    pub mcp_requests: Counter,
     /// Requests that look like model calls in no known wire format.
     pub unknown_requests: Counter,
     /// Turns of agents that began.
@@ -185,6 +187,8 @@ pub struct Metrics {
     pub queue_bytes: Family<QueueLabel, Gauge>,
     /// Files with probes.
     pub attachments: Family<LibraryLabel, Gauge>,
+    /// Grants that are in force.
+    pub grants: Gauge,
     /// Selected processes with probes in at least one of their files.
     pub traced_processes: Gauge,
     /// Selected processes without.
@@ -312,6 +316,7 @@ impl Metrics {
             lost_bytes: Family::default(),
             calls: Family::default(),
             truncated_calls: Counter::default(),
+            mcp_requests: Counter::default(),
             unknown_requests: Counter::default(),
             turns: Counter::default(),
             turns_open: Gauge::default(),
@@ -320,6 +325,7 @@ impl Metrics {
             connections_open: Gauge::default(),
             queue_bytes: Family::default(),
             attachments: Family::default(),
+            grants: Gauge::default(),
             traced_processes: Gauge::default(),
             untraceable_processes: Family::default(),
             exported: Family::default(),
@@ -367,6 +373,7 @@ impl Metrics {
         agent.register_with_unit("lost", "Bytes lost", Unit::Bytes, it.lost_bytes.clone());
         agent.register("calls", "Finished model calls", it.calls.clone());
         agent.register("truncated_calls", "Model calls with something missing", it.truncated_calls.clone());
+        agent.register("mcp_requests", "Finished requests to MCP servers", it.mcp_requests.clone());
         agent.register(
             "unknown_requests",
             "Requests like model calls, in no known format",
@@ -384,6 +391,11 @@ impl Metrics {
             it.queue_bytes.clone(),
         );
         agent.register("attachments", "Files with probes", it.attachments.clone());
+        agent.register(
+            "grants",
+            "AgentTraceGrants that are in force; none until the kernel programs are loaded",
+            it.grants.clone(),
+        );
         agent.register("traced_processes", "Selected processes with probes", it.traced_processes.clone());
         agent.register(
             "untraceable_processes",

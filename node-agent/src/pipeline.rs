@@ -9,6 +9,7 @@ use agentsight_genai::call::{Call, Outcome};
 use agentsight_genai::connection::{self, Chunk, Connection, Limits, Protocol};
 use agentsight_genai::http::{Direction, End};
 use agentsight_genai::links::FingerprintKey;
+use agentsight_genai::mcp::{McpCall, Target};
 use agentsight_genai::providers::{Found, Heard, Mailbox, Models, Scheme, UnknownEndpoint};
 use agentsight_genai::semconv;
 use agentsight_genai::telemetry::{
@@ -151,6 +152,8 @@ pub struct Stats {
     pub deselected: u64,
     /// Calls with something missing.
     pub truncated_calls: u64,
+    /// Finished requests to servers of the Model Context Protocol.
+    pub mcp_requests: u64,
     /// Requests that look like calls, in no known format.
     pub unknown_requests: u64,
     /// Where those went; at most 64 are named.
@@ -521,6 +524,7 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
     fn found(&mut self, key: (ProcessId, u64), found: Found) {
         match found {
             Found::Call(call) => self.call(key, &call),
+            Found::Mcp(call) => self.mcp(key.0, &call),
             Found::Unknown(endpoint) => {
                 self.stats.unknown_requests += 1;
                 if self.stats.unknown_endpoints.len() < NAMED_ENDPOINTS
@@ -555,6 +559,26 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
             for measurement in semconv::measurements(call, &output.semconv) {
                 self.send(process, &output.exporter, Signal::Measurement(measurement));
             }
+        }
+    }
+
+    fn mcp(&mut self, process: ProcessId, call: &McpCall) {
+        let Some(policy) = self.policy(process) else { return };
+        self.stats.mcp_requests += 1;
+        let tool = match &call.target {
+            Some(Target::Tool(name)) => Some(name.as_str()),
+            _ => None,
+        };
+        let Place { trace_id, span_id, parent } =
+            self.causality.place_of_request(process, call.parent.clone(), tool);
+        for output in &policy.outputs {
+            if output.sampling.keeps(trace_id.0) {
+                let span = Box::new(semconv::mcp_span(call, &output.semconv));
+                let signal = Signal::Span { trace_id, span_id, parent: parent.clone(), span };
+                self.send(process, &output.exporter, signal);
+            }
+            let measurement = semconv::mcp_measurement(call);
+            self.send(process, &output.exporter, Signal::Measurement(measurement));
         }
     }
 

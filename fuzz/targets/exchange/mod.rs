@@ -70,7 +70,7 @@ fn read(path: &str, flags: u8, request: &[u8], response: &[u8], size: usize) -> 
     match exchange.finish(at, End::Complete)? {
         // The times of chunks are those of pieces.
         Found::Call(call) => Some(Call { timing: Default::default(), ..*call }),
-        Found::Unknown(_) => None,
+        Found::Mcp(_) | Found::Unknown(_) => None,
     }
 }
 

@@ -188,7 +188,8 @@ fn camel_case(value: &mut Value) {
         Value::Array(items) => items.iter_mut().for_each(camel_case),
         Value::Object(fields) => {
             if fields.keys().any(|name| name.contains('_')) {
-                *fields = std::mem::take(fields).into_iter().map(|(name, value)| (camel(&name), value)).collect();
+                *fields =
+                    std::mem::take(fields).into_iter().map(|(name, value)| (camel(&name), value)).collect();
             }
             for (name, value) in fields.iter_mut() {
                 if !THEIRS.contains(&name.as_str()) {

@@ -11,6 +11,7 @@ mod fields;
 mod gemini;
 mod generate;
 mod history;
+mod mcp;
 mod ollama;
 mod openai;
 mod openai_chat;
@@ -23,6 +24,7 @@ use crate::call::{Api, Call, Operation, Outcome, Request, Server, Timing};
 use crate::http::{Direction, End, Exchange, Exchanges, Progress, RequestHead, ResponseHead};
 use crate::json::{self, Filter, Keep, Step};
 use crate::links::{FingerprintKey, Links};
+use crate::mcp::McpCall;
 use crate::sse;
 use crate::telemetry::SpanContext;
 use crate::time::Timestamp;
@@ -127,6 +129,8 @@ impl Default for Settings {
 pub enum Found {
     /// A call to a model.
     Call(Box<Call>),
+    /// A request to a server of the Model Context Protocol.
+    Mcp(Box<McpCall>),
     /// A request that looks like a call to a model, at an endpoint whose format nobody has named.
     Unknown(UnknownEndpoint),
 }
@@ -188,7 +192,11 @@ impl Exchanges for Models {
                 self.exchanges += 1;
                 Some(ModelExchange(Kind::Call(Box::new(CallReader::new(self, head, api, named, server)))))
             }
-            None => Sniffer::new(head, host).map(|sniffer| ModelExchange(Kind::Unknown(Box::new(sniffer)))),
+            None => {
+                let mcp = mcp::Reader::new(self, head, server.as_ref());
+                let sniffer = Sniffer::new(head, host)?;
+                Some(ModelExchange(Kind::Other(Box::new(Other { mcp, sniffer }))))
+            }
         }
     }
 }
@@ -311,7 +319,14 @@ pub struct ModelExchange(Kind);
 #[derive(Debug)]
 enum Kind {
     Call(Box<CallReader>),
-    Unknown(Box<Sniffer>),
+    Other(Box<Other>),
+}
+
+/// What goes to no path of a model's.
+#[derive(Debug)]
+struct Other {
+    mcp: Option<mcp::Reader>,
+    sniffer: Sniffer,
 }
 
 impl Exchange for ModelExchange {
@@ -320,7 +335,12 @@ impl Exchange for ModelExchange {
     fn request_body(&mut self, data: &[u8]) {
         match &mut self.0 {
             Kind::Call(call) => call.request_body(data),
-            Kind::Unknown(sniffer) => sniffer.request_body(data),
+            Kind::Other(other) => {
+                if let Some(mcp) = &mut other.mcp {
+                    mcp.request_body(data);
+                }
+                other.sniffer.request_body(data);
+            }
         }
     }
 
@@ -331,31 +351,35 @@ impl Exchange for ModelExchange {
     }
 
     fn response_head(&mut self, head: &ResponseHead, _at: Timestamp) {
-        if let Kind::Call(call) = &mut self.0 {
-            call.response_head(head);
+        match &mut self.0 {
+            Kind::Call(call) => call.response_head(head),
+            Kind::Other(other) => other.mcp.iter_mut().for_each(|mcp| mcp.response_head(head)),
         }
     }
 
     fn response_body(&mut self, data: &[u8], at: Timestamp) -> Progress {
         match &mut self.0 {
             Kind::Call(call) => call.response_body(data, at),
-            Kind::Unknown(_) => Progress::More,
+            Kind::Other(other) => other.mcp.as_mut().map_or(Progress::More, |mcp| mcp.response_body(data)),
         }
     }
 
     fn lost(&mut self, side: Direction) {
-        if let Kind::Call(call) = &mut self.0 {
-            match side {
-                Direction::Sent => call.request_lost = true,
-                Direction::Received => call.response_lost = true,
-            }
+        match (&mut self.0, side) {
+            (Kind::Call(call), Direction::Sent) => call.request_lost = true,
+            (Kind::Call(call), Direction::Received) => call.response_lost = true,
+            (Kind::Other(other), side) => other.mcp.iter_mut().for_each(|mcp| mcp.lost(side)),
         }
     }
 
     fn finish(self, at: Timestamp, end: End) -> Option<Found> {
         match self.0 {
             Kind::Call(call) => call.finish(at, end),
-            Kind::Unknown(sniffer) => sniffer.finish().map(Found::Unknown),
+            Kind::Other(other) => {
+                let Other { mcp, sniffer } = *other;
+                let call = mcp.and_then(|mcp| mcp.finish(at, end)).map(|call| Found::Mcp(Box::new(call)));
+                call.or_else(|| sniffer.finish().map(Found::Unknown))
+            }
         }
     }
 }

@@ -14,9 +14,11 @@
 //! - A cancelled call is no error: the client wanted it so. Nor is one whose end was not seen. Both say so in
 //!   [`INCOMPLETE`].
 
+mod mcp;
 mod messages;
 mod names;
 
+pub use mcp::{mcp_measurement, mcp_span};
 pub use names::operation as operation_name;
 pub use names::{AgentNames, agent as agent_names};
 
@@ -325,16 +327,14 @@ fn status(call: &Call, options: &Options, error: &str) -> Status {
 
 /// The provider's words, which may quote the prompt.
 fn failure_message(call: &Call, options: &Options) -> Option<String> {
-    // 1 KiB: for people to read; the whole body is nobody's message.
-    const MAX: usize = 1024;
     let Outcome::Failed(failure) = &call.outcome else { return None };
     let message = failure.message.as_deref().filter(|message| options.content && !message.is_empty())?;
-    let clean = options.redactor.text(message);
-    let mut end = clean.len().min(MAX);
-    while !clean.is_char_boundary(end) {
-        end -= 1;
-    }
-    Some(clean[..end].to_owned())
+    Some(cut_message(&options.redactor.text(message)))
+}
+
+/// As much of a message as people read: a whole body is nobody's message.
+fn cut_message(message: &str) -> String {
+    message[..message.floor_char_boundary(1024)].to_owned()
 }
 
 fn exception(call: &Call, options: &Options, error: &str) -> Event {

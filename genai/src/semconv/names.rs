@@ -62,6 +62,16 @@ pub(super) fn of(vintage: Vintage) -> &'static Names {
 pub(super) const OPERATION_DURATION: Metric =
     seconds("gen_ai.client.operation.duration", "How long an operation took, as its client saw it.");
 
+/// The conventions' bounds for MCP.
+const MCP_BOUNDS: &[f64] = &[0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
+
+pub(super) const MCP_DURATION: Metric = Metric {
+    name: "mcp.client.operation.duration",
+    unit: "s",
+    description: "How long a request to an MCP server took, as its client saw it.",
+    instrument: Instrument::Histogram(Bounds(MCP_BOUNDS)),
+};
+
 const V1_41: Names = Names {
     cache_write_tokens: "gen_ai.usage.cache_creation.input_tokens",
     reasoning_level: None,

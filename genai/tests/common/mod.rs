@@ -72,7 +72,7 @@ impl Exchange {
     pub(crate) fn call(&self, content: bool, piece: usize) -> Option<Call> {
         match self.found(&Settings { content, ..Settings::default() }, &cuts(piece, self.response.len()))? {
             Found::Call(call) => Some(*call),
-            Found::Unknown(_) => None,
+            Found::Mcp(_) | Found::Unknown(_) => None,
         }
     }
 
@@ -116,7 +116,7 @@ impl Exchange {
         assert!(found.len() <= 1, "{} calls of one exchange", found.len());
         match found.pop()? {
             Found::Call(call) => Some(*call),
-            Found::Unknown(_) => None,
+            Found::Mcp(_) | Found::Unknown(_) => None,
         }
     }
 

@@ -225,6 +225,19 @@ impl Causality {
         place
     }
 
+    /// Where the span of a request stands that an agent makes to serve a tool: below that tool, where one alone can have
+    /// that name. `parent`: what the request names itself.
+    pub fn place_of_request(
+        &mut self,
+        process: ProcessId,
+        parent: Option<SpanContext>,
+        tool: Option<&str>,
+    ) -> Place {
+        let parent =
+            parent.or_else(|| self.turns.serving(process, tool?)).or_else(|| self.context(process, ""));
+        self.ids.place(parent)
+    }
+
     /// What was asked is no call after all.
     pub fn no_call(&mut self, id: ExchangeId) {
         if let Some(turn) = self.turns.no_call(id) {

@@ -332,6 +332,33 @@ fn an_agent_that_a_tool_starts_is_below_its_process() {
 }
 
 #[test]
+fn a_request_to_a_server_of_tools_is_below_the_tool_that_it_serves() {
+    let (mut world, agent) = (World::new(), pid(AGENT));
+    world.ask(agent, 1, "", &request(&[user("sum it up")]));
+    let tools = [
+        tool_call("call_1", "mcp__math__add", &json!({"a": 1})),
+        tool_call("call_2", "subadd", &json!({"a": 1})),
+        tool_call("call_3", "mcp__math__sub", &json!({"a": 1})),
+        tool_call("call_4", "sub", &json!({"a": 1})),
+    ];
+    let first = world.answer(agent, 1, 200, &response("r1", &asks(&tools)));
+    let mut place = |tool| world.causality.place_of_request(agent, None, tool);
+    let (add, sub, list) = (place(Some("add")), place(Some("sub")), place(None));
+    let named =
+        SpanContext { trace_id: TraceId([1; 16]), span_id: SpanId([1; 8]), flags: 1, state: String::new() };
+    let own = world.causality.place_of_request(agent, Some(named.clone()), Some("add"));
+    assert_eq!((own.trace_id, own.parent), (named.trace_id, Some(named)), "what it names itself");
+    assert_eq!(add.trace_id, first.trace_id);
+    world.exit(agent);
+    let tree = world.tree(&[("add", &add), ("sub", &sub), ("list", &list)]);
+    assert_eq!(
+        tree[..3],
+        ["add < execute_tool mcp__math__add", "sub < invoke_agent", "list < invoke_agent"],
+        "two may be `sub`, and neither is guessed: {tree:?}"
+    );
+}
+
+#[test]
 fn a_failed_request_that_comes_again_is_of_the_same_turn() {
     let (mut world, agent) = (World::new(), pid(AGENT));
     let ask = request(&[user("x")]);

@@ -662,6 +662,26 @@ impl Turns {
         }
     }
 
+    /// The running tool of a process that a server of tools knows by this name: clients put the server's name before it
+    /// (`mcp__files__read_file`). None where more than one has it.
+    pub(super) fn serving(&mut self, process: ProcessId, name: &str) -> Option<SpanContext> {
+        let has_it = |tool: &Asking| {
+            let before = tool.facts.name.strip_suffix(name);
+            tool.state == State::Running
+                && before.is_some_and(|before| !before.ends_with(|c: char| c.is_ascii_alphanumeric()))
+        };
+        let turns = self.by_process.get(&process)?;
+        let mut named = turns.iter().flat_map(|turn| {
+            let tools = self.live.get(turn).map_or(&[][..], |live| &live.tools).iter().enumerate();
+            tools.filter(|(_, tool)| has_it(tool)).map(move |(at, _)| (*turn, at))
+        });
+        let (Some((turn, at)), None) = (named.next(), named.next()) else { return None };
+        let live = self.live.get_mut(&turn)?;
+        live.tools[at].used = true;
+        live.used = true;
+        Some(live.tool_context(at))
+    }
+
     pub(super) fn wait(&mut self, turn: SpanId, process: ProcessId) {
         if let Some(live) = self.live.get_mut(&turn) {
             live.used = true;

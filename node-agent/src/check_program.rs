@@ -89,7 +89,11 @@ impl Report {
     /// Looks at a program, by its path or its name in `PATH`; none where there is no such program.
     pub fn of(program: &OsStr) -> Option<Self> {
         let search = std::env::var_os("PATH");
-        let program = discover::find_program(program, search.as_deref())?.canonicalize().ok()?;
+        // A library is executable for nobody, and may be asked for all the same.
+        let path = PathBuf::from(program);
+        let file = || (path.components().count() > 1 && path.is_file()).then_some(path.clone());
+        let program =
+            discover::find_program(program, search.as_deref()).or_else(file)?.canonicalize().ok()?;
         let libraries = std::env::var_os("LD_LIBRARY_PATH");
         let start = std::time::Instant::now();
         let paths = discover::own_files(&program, search.as_deref(), libraries.as_deref());

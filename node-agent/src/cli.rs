@@ -295,7 +295,7 @@ Examples:
   agentsight check claude
   agentsight check -o json | jq '.results[] | select(.status != \"ok\")'")]
 pub struct Check {
-    /// A program: which TLS libraries it and what it links have, and how they would be probed
+    /// A program or the path of a library: which TLS libraries it and what it links have, and how they would be probed
     #[arg(value_name = "PROGRAM", value_hint = ValueHint::CommandName)]
     pub program: Option<OsString>,
 

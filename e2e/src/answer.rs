@@ -267,7 +267,7 @@ mod tests {
         let request =
             Request { method: "POST".into(), path: "/".into(), headers: Vec::new(), body: Vec::new() };
         let behaviour = Behaviour::of(&request).unwrap();
-        Answer::to(&Question::of(Api::Chat, body), &behaviour, &mut Ids::new(1, 1))
+        Answer::to(&Question::of(Api::Chat, "/v1/chat/completions", body), &behaviour, &mut Ids::new(1, 1))
     }
 
     fn weather(user: &str) -> Value {

@@ -4,6 +4,7 @@ pub mod chat;
 pub mod completions;
 pub mod embeddings;
 pub mod errors;
+pub mod gemini;
 pub mod messages;
 pub mod models;
 pub mod responses;
@@ -60,6 +61,8 @@ pub fn render(making: &Making<'_>, ids: &mut Ids) -> Rendered {
         Api::Embeddings => embeddings::render(making),
         Api::Messages => messages::render(making, ids),
         Api::CountTokens => messages::count(making),
+        Api::GenerateContent => gemini::render(making, ids),
+        Api::GoogleCountTokens => gemini::count(making),
         Api::Models => models::render(making),
     }
 }

@@ -17,7 +17,11 @@ pub enum Api {
     Messages,
     /// Anthropic: `POST …/messages/count_tokens`.
     CountTokens,
-    /// Both: `GET …/models`.
+    /// Google: `POST …/models/MODEL:generateContent` and `…:streamGenerateContent`.
+    GenerateContent,
+    /// Google: `POST …/models/MODEL:countTokens`.
+    GoogleCountTokens,
+    /// All: `GET …/models`.
     Models,
 }
 
@@ -32,6 +36,10 @@ impl Api {
             "POST" if path.ends_with("/embeddings") => Some(Self::Embeddings),
             "POST" if path.ends_with("/messages") => Some(Self::Messages),
             "POST" if path.ends_with("/messages/count_tokens") => Some(Self::CountTokens),
+            "POST" if path.ends_with(":generateContent") || path.ends_with(STREAM) => {
+                Some(Self::GenerateContent)
+            }
+            "POST" if path.ends_with(":countTokens") => Some(Self::GoogleCountTokens),
             _ => None,
         }
     }
@@ -45,8 +53,24 @@ impl Api {
             Self::Embeddings => "embeddings",
             Self::Messages => "messages",
             Self::CountTokens => "messages.count_tokens",
+            Self::GenerateContent => "generateContent",
+            Self::GoogleCountTokens => "countTokens",
             Self::Models => "models",
         }
+    }
+
+    /// Whether the path names the model and the method, and errors have Google's shape.
+    pub fn is_google(self) -> bool {
+        matches!(self, Self::GenerateContent | Self::GoogleCountTokens)
+    }
+
+    /// The model that a request names.
+    pub fn model<'a>(self, path: &'a str, body: &'a Value) -> &'a str {
+        if self.is_google() {
+            let name = path.rsplit('/').next().unwrap_or_default();
+            return name.split(':').next().unwrap_or_default();
+        }
+        body["model"].as_str().unwrap_or_default()
     }
 
     /// Whether errors have Anthropic's shape.
@@ -54,6 +78,9 @@ impl Api {
         matches!(self, Self::Messages | Self::CountTokens)
     }
 }
+
+/// By which Google's API is asked for events.
+const STREAM: &str = ":streamGenerateContent";
 
 /// A request's meaning, as far as the answer depends on it.
 #[derive(Clone, Debug)]
@@ -106,12 +133,14 @@ pub fn tokens(bytes: usize) -> u64 {
 const IMAGE_TOKENS: u64 = 85;
 
 impl Question {
-    /// Reads a request's body.
-    pub fn of(api: Api, body: &Value) -> Self {
+    /// Reads a request's body, sent to `path`.
+    pub fn of(api: Api, path: &str, body: &Value) -> Self {
         let mut input = Input::default();
-        for field in ["system", "instructions", "prompt", "messages", "input"] {
+        for field in
+            ["system", "systemInstruction", "instructions", "prompt", "messages", "input", "contents"]
+        {
             match (&body[field], field) {
-                (Value::Array(messages), "messages" | "input") => {
+                (Value::Array(messages), "messages" | "input" | "contents") => {
                     messages.iter().for_each(|m| input.message(m));
                 }
                 (Value::String(text), "input") => {
@@ -124,9 +153,17 @@ impl Question {
                 }
             }
         }
-        let tools = body["tools"].as_array().into_iter().flatten().filter_map(Tool::of).collect();
+        let listed = body["tools"].as_array().into_iter().flatten();
+        // Google's are in groups.
+        let each = listed.flat_map(|tool| match &tool["functionDeclarations"] {
+            Value::Array(functions) => functions.as_slice(),
+            _ => std::slice::from_ref(tool),
+        });
+        let tools = each.filter_map(Tool::of).collect();
+        let config = &body["generationConfig"];
         let (tools, forced) = choose(tools, &body["tool_choice"]);
-        let stop = match body.get("stop").or_else(|| body.get("stop_sequences")) {
+        let stop = body.get("stop").or_else(|| body.get("stop_sequences"));
+        let stop = match stop.or_else(|| config.get("stopSequences")) {
             Some(Value::String(text)) => vec![text.clone()],
             Some(Value::Array(texts)) => texts.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
             _ => Vec::new(),
@@ -136,11 +173,13 @@ impl Question {
             &body["text"]["format"]["schema"],
             &body["output_config"]["format"]["schema"],
             &body["output_format"]["schema"],
+            &config["responseJsonSchema"],
+            &config["responseSchema"],
         ];
         Self {
             api,
-            model: body["model"].as_str().unwrap_or_default().to_owned(),
-            stream: body["stream"].as_bool().unwrap_or(false),
+            model: api.model(path, body).to_owned(),
+            stream: body["stream"].as_bool().unwrap_or(false) || path.ends_with(STREAM),
             last_user: input.last_user,
             tool_results: input.tool_results,
             tools,
@@ -150,11 +189,13 @@ impl Question {
             choices: body["n"].as_u64().unwrap_or(1).clamp(1, 16) as usize,
             max_tokens: ["max_completion_tokens", "max_output_tokens", "max_tokens"]
                 .iter()
-                .find_map(|name| body[name].as_u64()),
+                .find_map(|name| body[name].as_u64())
+                .or_else(|| config["maxOutputTokens"].as_u64()),
             stop,
             schema: schema.into_iter().find(|s| s.is_object()).cloned(),
             reasons: body["reasoning_effort"].is_string()
                 || body["reasoning"].is_object()
+                || config["thinkingConfig"]["includeThoughts"] == true
                 || matches!(body["thinking"]["type"].as_str(), Some("enabled" | "adaptive")),
             input_tokens: tokens(input.bytes) + input.images * IMAGE_TOKENS,
         }
@@ -165,7 +206,8 @@ impl Tool {
     /// Chat nests a function, Responses and Anthropic do not; tools of other kinds are not called.
     fn of(tool: &Value) -> Option<Self> {
         let function = tool.get("function").unwrap_or(tool);
-        let parameters = function.get("parameters").or_else(|| function.get("input_schema"))?;
+        let parameters = ["parameters", "input_schema", "parametersJsonSchema", "parameters_json_schema"];
+        let parameters = parameters.iter().find_map(|name| function.get(name))?;
         Some(Self { name: function["name"].as_str()?.to_owned(), parameters: parameters.clone() })
     }
 }
@@ -201,6 +243,22 @@ impl Input {
                 let result = self.text(&message["content"]);
                 self.tool_results.push(result);
             }
+            (_, Some("user")) if message["parts"].is_array() => {
+                let answers = message["parts"].as_array().into_iter().flatten();
+                let answers: Vec<_> = answers.filter_map(|part| part.get("functionResponse")).collect();
+                if answers.is_empty() {
+                    self.tool_results.clear();
+                    // Gemini CLI says where it is in a part of its own, before what the user says.
+                    let parts = message["parts"].as_array().into_iter().flatten();
+                    self.last_user = parts.map(|part| self.text(part)).last().unwrap_or_default();
+                }
+                for answer in answers {
+                    let text = answer["response"]["output"].as_str().map(str::to_owned);
+                    let text = text.unwrap_or_else(|| answer["response"].to_string());
+                    self.bytes += text.len();
+                    self.tool_results.push(text);
+                }
+            }
             (_, Some("user")) => {
                 let blocks = message["content"].as_array().map_or(&[][..], Vec::as_slice);
                 let results: Vec<_> = blocks.iter().filter(|b| b["type"] == "tool_result").collect();
@@ -215,6 +273,9 @@ impl Input {
             }
             // Strings and arrays of tokens in `input` of embeddings.
             (None, None) => self.last_user = self.text(message),
+            (_, Some("model")) => {
+                self.text(message);
+            }
             _ => {
                 self.text(&message["content"]);
             }
@@ -236,7 +297,8 @@ impl Input {
                 if part.get("type").and_then(Value::as_str).is_some_and(|t| t.contains("image")) {
                     self.images += 1;
                 }
-                part.get("text").map(|text| self.text(text)).unwrap_or_default()
+                let text = part.get("text").or_else(|| part.get("parts"));
+                text.map(|text| self.text(text)).unwrap_or_default()
             }
             // One token of an embedding's input.
             Value::Number(_) => {
@@ -257,6 +319,7 @@ mod tests {
     fn tool_results_count_only_since_the_last_user_message() {
         let question = Question::of(
             Api::Chat,
+            "/v1/chat/completions",
             &json!({"messages": [
                 {"role": "user", "content": "one"},
                 {"role": "tool", "tool_call_id": "a", "content": "old"},
@@ -267,6 +330,31 @@ mod tests {
         assert_eq!(question.last_user, "two");
         assert_eq!(question.tool_results, ["new"]);
         assert_eq!(question.input_tokens, 3, "12 bytes of text");
+    }
+
+    #[test]
+    fn google_names_the_model_in_the_path_and_groups_its_functions() {
+        let path = "/v1beta/models/gemini-2.5-pro:streamGenerateContent";
+        let api = Api::of("POST", path).unwrap();
+        let question = Question::of(
+            api,
+            path,
+            &json!({
+                "contents": [
+                    {"role": "user", "parts": [{"text": "list it"}]},
+                    {"role": "model", "parts": [{"functionCall": {"name": "list", "args": {}}}]},
+                    {"role": "user", "parts": [
+                        {"functionResponse": {"name": "list", "response": {"output": "a b"}}},
+                    ]},
+                ],
+                "tools": [{"functionDeclarations": [{"name": "list", "parametersJsonSchema": {}}]}],
+                "generationConfig": {"maxOutputTokens": 5},
+            }),
+        );
+        assert_eq!((question.model.as_str(), question.stream), ("gemini-2.5-pro", true));
+        assert_eq!((question.last_user.as_str(), question.max_tokens), ("list it", Some(5)));
+        assert_eq!(question.tool_results, ["a b"]);
+        assert_eq!(question.tools[0].name, "list");
     }
 
     #[test]

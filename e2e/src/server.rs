@@ -202,7 +202,8 @@ fn respond(request: &Request, state: &State, served: &mut Served, now: u64) -> (
     };
     served.case.clone_from(&behaviour.case);
     let body: Value = serde_json::from_slice(&request.body).unwrap_or(Value::Null);
-    served.request_model = body["model"].as_str().unwrap_or_default().to_owned();
+    let model = api.map_or("", |api| api.model(&request.path, &body));
+    served.request_model = model.to_owned();
     let failure = failure(request, api, &body, &behaviour, state);
     let Some(api) = api.filter(|_| failure.is_none()) else {
         let failure = failure.unwrap_or_else(|| Failure {
@@ -215,7 +216,7 @@ fn respond(request: &Request, state: &State, served: &mut Served, now: u64) -> (
         return (behaviour, response);
     };
 
-    let question = Question::of(api, &body);
+    let question = Question::of(api, &request.path, &body);
     let mut ids = Ids::new(state.seed, served.sequence);
     let answer = Answer::to(&question, &behaviour, &mut ids);
     let making = Making { question: &question, body: &body, answer: &answer, behaviour: &behaviour, now };
@@ -238,7 +239,7 @@ fn failure(
     behaviour: &Behaviour,
     state: &State,
 ) -> Option<Failure> {
-    let model = body["model"].as_str().unwrap_or_default();
+    let model = api.map_or("", |api| api.model(&request.path, body));
     let of = |status| Some(Failure::of(api, status, model));
     if let Some(status) = behaviour.status {
         let case = behaviour.case.clone().unwrap_or_default();
@@ -251,6 +252,7 @@ fn failure(
     }
     let key = request
         .header("x-api-key")
+        .or_else(|| request.header("x-goog-api-key"))
         .or_else(|| request.header("api-key"))
         .or_else(|| request.header("authorization").map(|v| v.trim_start_matches("Bearer ")));
     // Servers of open models ask for no key; a wrong one is refused as the providers do it.
@@ -276,7 +278,7 @@ fn refuse(api: Option<Api>, failure: &Failure, plain: Option<&str>, served: &mut
             text.as_bytes().to_vec()
         }
         None => {
-            served.error_type = Some(failure.kind.to_owned());
+            served.error_type = Some(failure.kind(api).to_owned());
             served.error_code = failure.code.map(str::to_owned);
             headers.push(("content-type", "application/json".to_owned()));
             failure.body(api).to_string().into_bytes()
@@ -318,14 +320,14 @@ fn tell(
     served.status = 200;
     served.stream = matches!(rendered.content, Content::Events(_));
     served.id.clone_from(&rendered.id);
-    if !matches!(question.api, Api::Models | Api::CountTokens) {
+    if !matches!(question.api, Api::Models | Api::CountTokens | Api::GoogleCountTokens) {
         served.model = Some(answer.model.clone());
     }
     served.finish_reasons.clone_from(&rendered.finish_reasons);
     served.choices.clone_from(&rendered.choices);
     if !behaviour.no_usage && !matches!(question.api, Api::Models) {
         served.input_tokens = Some(answer.input_tokens);
-        if !matches!(question.api, Api::Embeddings | Api::CountTokens) {
+        if !matches!(question.api, Api::Embeddings | Api::CountTokens | Api::GoogleCountTokens) {
             served.output_tokens = Some(answer.output_tokens);
             served.cached_tokens = Some(answer.cached_tokens);
             served.cache_write_tokens = Some(answer.cache_write_tokens);
@@ -335,7 +337,12 @@ fn tell(
 }
 
 fn usual_headers(api: Api, ids: &mut Ids) -> Vec<(&'static str, String)> {
-    if api.is_anthropic() {
+    if api.is_google() {
+        vec![
+            ("vary", "Origin, X-Origin, Referer".to_owned()),
+            ("server", "scaffolding on HTTPServer2".to_owned()),
+        ]
+    } else if api.is_anthropic() {
         vec![
             ("request-id", ids.id("req_011", 21)),
             ("anthropic-organization-id", "4f1b6c1e-0000-4000-8000-000000000000".to_owned()),

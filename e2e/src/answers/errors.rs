@@ -64,7 +64,9 @@ impl Failure {
 
     /// The body of the response, or the data of an error event.
     pub fn body(&self, api: Option<Api>) -> Value {
-        if api.is_some_and(Api::is_anthropic) {
+        if api.is_some_and(Api::is_google) {
+            json!({"error": {"code": self.status, "message": self.message, "status": self.google_status()}})
+        } else if api.is_some_and(Api::is_anthropic) {
             json!({
                 "type": "error",
                 "error": {"type": self.kind, "message": self.message},
@@ -72,6 +74,24 @@ impl Failure {
             })
         } else {
             json!({"error": {"message": self.message, "type": self.kind, "param": null, "code": self.code}})
+        }
+    }
+
+    /// The class of the error, in the API's words.
+    pub fn kind(&self, api: Option<Api>) -> &'static str {
+        if api.is_some_and(Api::is_google) { self.google_status() } else { self.kind }
+    }
+
+    /// Google's name of the status (google.rpc.Code).
+    fn google_status(&self) -> &'static str {
+        match self.status {
+            400 => "INVALID_ARGUMENT",
+            401 => "UNAUTHENTICATED",
+            403 => "PERMISSION_DENIED",
+            404 => "NOT_FOUND",
+            429 => "RESOURCE_EXHAUSTED",
+            503 | 529 => "UNAVAILABLE",
+            _ => "INTERNAL",
         }
     }
 }

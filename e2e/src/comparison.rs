@@ -1,6 +1,6 @@
 //! What a tracer saw, held against what the server said.
 
-use crate::telemetry::Span;
+use crate::telemetry::{Span, Telemetry};
 use crate::truth::{Outcome, Served, ServedCall, ServedChoice};
 use serde_json::{Value, json};
 
@@ -17,24 +17,34 @@ pub fn attribute_differences(served: &Served, span: &Span) -> Vec<String> {
         "completions" => ("text_completion", "openai"),
         "embeddings" => ("embeddings", "openai"),
         "messages" => ("chat", "anthropic"),
+        "generateContent" => ("generate_content", "gcp.gemini"),
         _ => ("chat", "openai"),
     };
     let request = served.request.clone().unwrap_or_default();
     compare("gen_ai.operation.name", json!(operation));
     // A model that is none of OpenAI's may be told as its own provider's.
-    if served.request_model.starts_with("gpt") || provider == "anthropic" {
+    if served.request_model.starts_with("gpt") || provider != "openai" {
         compare("gen_ai.provider.name", json!(provider));
     }
     compare("gen_ai.request.model", json!(served.request_model));
     compare("server.address", json!("localhost"));
-    compare("gen_ai.request.stream", if request["stream"] == true { json!(true) } else { Value::Null });
-    let limit = ["max_tokens", "max_completion_tokens", "max_output_tokens"];
-    compare(
-        "gen_ai.request.max_tokens",
-        limit.iter().map(|l| request[l].clone()).find(|v| !v.is_null()).unwrap_or_default(),
-    );
-    for name in ["temperature", "top_p", "frequency_penalty", "presence_penalty"] {
-        compare(&format!("gen_ai.request.{name}"), request[name].clone());
+    // Google's path says it, and its options stand apart.
+    let google = served.api == "generateContent";
+    let streams = if google { served.stream } else { request["stream"] == true };
+    compare("gen_ai.request.stream", if streams { json!(true) } else { Value::Null });
+    let options = if google { &request["generationConfig"] } else { &request };
+    for (name, theirs) in [
+        ("max_tokens", &["max_tokens", "max_completion_tokens", "max_output_tokens", "maxOutputTokens"][..]),
+        ("temperature", &["temperature"]),
+        ("top_p", &["top_p", "topP"]),
+        ("frequency_penalty", &["frequency_penalty", "frequencyPenalty"]),
+        ("presence_penalty", &["presence_penalty", "presencePenalty"]),
+    ] {
+        let asked = theirs.iter().map(|name| &options[name]).find(|value| !value.is_null());
+        let asked = asked.cloned().unwrap_or_default();
+        // Clients write whole numbers without a point.
+        let asked = asked.as_f64().filter(|_| name != "max_tokens").map_or(asked, |number| json!(number));
+        compare(&format!("gen_ai.request.{name}"), asked);
     }
     if is_whole(served) {
         compare("gen_ai.response.id", json!(served.id));
@@ -102,6 +112,30 @@ pub fn output_differences(served: &Served, span: &Span) -> Vec<String> {
     if got == want { Vec::new() } else { vec![format!("output: want {want}, got {got}")] }
 }
 
+/// Compares each span with what the server said, and tells how many there are.
+///
+/// # Panics
+/// One is missing, or differs.
+pub fn calls_are_what_was_served(telemetry: &Telemetry, served: &[Served], who: &str, log: &str) -> usize {
+    let mut served: Vec<_> = served.iter().filter(|served| is_call(served)).collect();
+    let mut spans: Vec<_> = telemetry.calls().collect();
+    served.sort_by_key(|served| served.id.as_deref());
+    spans.sort_by_key(|span| span.text("gen_ai.response.id"));
+    assert_eq!(spans.len(), served.len(), "{who}: spans and requests\n{log}");
+    for (served, span) in served.iter().zip(&spans) {
+        let mut wrong = attribute_differences(served, span);
+        wrong.extend(output_differences(served, span));
+        assert!(span.text("agentsight.capture.truncated").is_none(), "{who}: {:?}", span.attributes.keys());
+        assert!(wrong.is_empty(), "{who}: {wrong:#?}");
+    }
+    spans.len()
+}
+
+/// Whether a model was asked; agents ask for lists of models, too, and for what is not there.
+pub fn is_call(served: &Served) -> bool {
+    matches!(served.api.as_str(), "messages" | "responses" | "chat.completions" | "generateContent")
+}
+
 /// Whether the client was sent all of an answer and wanted all of it.
 pub fn is_whole(served: &Served) -> bool {
     let answered = served.status == 200 && served.error_type.is_none();
@@ -145,10 +179,10 @@ pub fn list(value: &Value) -> impl Iterator<Item = &Value> {
 /// Vendors' words for the same end.
 fn reason(word: &str) -> &str {
     match word {
-        "end_turn" | "stop_sequence" | "completed" => "stop",
-        "max_tokens" | "max_output_tokens" => "length",
+        "end_turn" | "stop_sequence" | "completed" | "STOP" => "stop",
+        "max_tokens" | "max_output_tokens" | "MAX_TOKENS" => "length",
         "tool_use" | "tool_calls" => "tool_call",
-        "refusal" => "content_filter",
+        "refusal" | "SAFETY" => "content_filter",
         other => other,
     }
 }

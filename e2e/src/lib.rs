@@ -1,6 +1,6 @@
 //! The model server that end-to-end tests, the demo and the benchmarks talk to, and what the tests share.
 //!
-//! The server ([`server`]) speaks the wire formats of OpenAI and Anthropic closely enough that the official SDKs
+//! The server ([`server`]) speaks the wire formats of OpenAI, Anthropic and Google closely enough that the official SDKs
 //! work unmodified, answers from the request alone, and writes down what it answered ([`truth`]): what a tracer
 //! saw can be held against it.
 
@@ -17,12 +17,14 @@ pub mod coding;
 pub mod collector;
 pub mod comparison;
 pub mod control_plane;
+pub mod coverage;
 pub mod daemons;
 pub mod go;
 pub mod host;
 pub mod ids;
 pub mod machine;
 pub mod model_server;
+pub mod node;
 pub mod process;
 pub mod programs;
 pub mod python;

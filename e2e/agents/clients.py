@@ -1,0 +1,163 @@
+"""Two calls to a model, one of them streamed, by one of the ways in which Python programs make them.
+
+    clients.py CLIENT BASE CA
+
+CLIENT is one of those at the end of this file. Says the text of each answer.
+"""
+
+import asyncio
+import json
+import sys
+
+CHAT = "/v1/chat/completions"
+HEADERS = {"authorization": "Bearer sk-test-0123456789", "content-type": "application/json"}
+TEXTS = ["Whole", "Streamed"]
+
+
+def body(text, stream):
+    request = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": text}]}
+    if stream:
+        request |= {"stream": True, "stream_options": {"include_usage": True}}
+    return json.dumps(request).encode()
+
+
+def of_stream(lines):
+    """The text of a stream of chat.completion.chunk."""
+    text = ""
+    for line in lines:
+        line = line.decode().strip()
+        if line.startswith("data: {"):
+            text += "".join(choice["delta"].get("content") or "" for choice in json.loads(line[6:])["choices"])
+    return text
+
+
+def of_whole(text):
+    return json.loads(text)["choices"][0]["message"]["content"]
+
+
+def by_requests(base, ca):
+    import requests
+
+    with requests.Session() as session:
+        session.verify = ca
+        answer = session.post(base + CHAT, data=body(TEXTS[0], False), headers=HEADERS)
+        print(of_whole(answer.text))
+        answer = session.post(base + CHAT, data=body(TEXTS[1], True), headers=HEADERS, stream=True)
+        print(of_stream(answer.iter_lines()))
+
+
+def by_urllib3(base, ca):
+    import urllib3
+
+    pool = urllib3.PoolManager(ca_certs=ca)
+    answer = pool.request("POST", base + CHAT, body=body(TEXTS[0], False), headers=HEADERS)
+    print(of_whole(answer.data))
+    answer = pool.request("POST", base + CHAT, body=body(TEXTS[1], True), headers=HEADERS, preload_content=False)
+    print(of_stream(answer))
+
+
+def by_httpx(base, ca):
+    import ssl
+
+    import httpx
+
+    with httpx.Client(verify=ssl.create_default_context(cafile=ca)) as client:
+        print(of_whole(client.post(base + CHAT, content=body(TEXTS[0], False), headers=HEADERS).text))
+        with client.stream("POST", base + CHAT, content=body(TEXTS[1], True), headers=HEADERS) as answer:
+            print(of_stream(line.encode() for line in answer.iter_lines()))
+
+
+def by_aiohttp(base, ca):
+    import ssl
+
+    import aiohttp
+
+    async def calls():
+        connector = aiohttp.TCPConnector(ssl=ssl.create_default_context(cafile=ca))
+        async with aiohttp.ClientSession(connector=connector) as session:
+            async with session.post(base + CHAT, data=body(TEXTS[0], False), headers=HEADERS) as answer:
+                print(of_whole(await answer.text()))
+            async with session.post(base + CHAT, data=body(TEXTS[1], True), headers=HEADERS) as answer:
+                print(of_stream([line async for line in answer.content]))
+
+    asyncio.run(calls())
+
+
+def by_google_genai(base, ca):
+    from google import genai
+
+    options = genai.types.HttpOptions(base_url=base, client_args={"verify": ca})
+    client = genai.Client(api_key="test-0123456789", http_options=options)
+
+    def get_weather(city: str) -> str:
+        """Tells the weather of a city."""
+        return f"sunny in {city}"
+
+    # With a function it asks, runs that, and asks again.
+    config = genai.types.GenerateContentConfig(system_instruction="Be brief.", temperature=0.5, tools=[get_weather])
+    answer = client.models.generate_content(
+        model="gemini-2.5-flash", contents='get_weather {"city":"Lisbon"}, please', config=config
+    )
+    assert "sunny in Lisbon" in answer.text, answer
+    print(answer.text)
+    stream = client.models.generate_content_stream(model="gemini-2.5-flash", contents=TEXTS[1])
+    print("".join(chunk.text or "" for chunk in stream))
+
+
+def by_langchain(chat):
+    """An agent's loop: asks with a tool, runs it, and asks again; then streams."""
+    from langchain_core.messages import HumanMessage, SystemMessage, ToolMessage
+    from langchain_core.tools import tool
+
+    @tool
+    def get_weather(city: str) -> str:
+        """Tells the weather of a city."""
+        return f"sunny in {city}"
+
+    messages = [SystemMessage("Be brief."), HumanMessage('get_weather {"city":"Lisbon"}, please')]
+    bound = chat.bind_tools([get_weather])
+    answer = bound.invoke(messages)
+    messages.append(answer)
+    for call in answer.tool_calls:
+        messages.append(ToolMessage(get_weather.invoke(call["args"]), tool_call_id=call["id"]))
+    answer = bound.invoke(messages)
+    assert "sunny in Lisbon" in answer.text, answer
+    print(answer.text)
+    print("".join(chunk.text for chunk in chat.stream(TEXTS[1])))
+
+
+def by_langchain_openai(base, ca):
+    from langchain_openai import ChatOpenAI
+
+    by_langchain(ChatOpenAI(model="gpt-4o-mini", api_key="sk-test-0123456789", base_url=base + "/v1"))
+
+
+def by_langchain_anthropic(base, ca):
+    from langchain_anthropic import ChatAnthropic
+
+    by_langchain(ChatAnthropic(model="claude-sonnet-4-5", api_key="sk-ant-test-0123456789", base_url=base))
+
+
+def by_litellm(base, ca):
+    import litellm
+
+    litellm.telemetry = False
+    common = {"messages": [{"role": "user", "content": TEXTS[0]}], "api_key": "sk-test-0123456789"}
+    answer = litellm.completion(model="openai/gpt-4o-mini", api_base=base + "/v1", **common)
+    print(answer.choices[0].message.content)
+    answer = litellm.completion(model="anthropic/claude-sonnet-4-5", api_base=base, stream=True, **common)
+    print("".join(chunk.choices[0].delta.content or "" for chunk in answer))
+
+
+if __name__ == "__main__":
+    client, base, ca = sys.argv[1:]
+    {
+        "requests": by_requests,
+        "urllib3": by_urllib3,
+        "httpx": by_httpx,
+        "aiohttp": by_aiohttp,
+        "google-genai": by_google_genai,
+        "langchain-openai": by_langchain_openai,
+        "langchain-anthropic": by_langchain_anthropic,
+        "litellm": by_litellm,
+    }[client](base, ca)

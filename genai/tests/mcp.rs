@@ -89,9 +89,8 @@ fn a_tool_s_call_is_answered_by_a_message_or_by_events_among_which_is_the_answer
         json!({"jsonrpc": "2.0", "id": 7, "method": "sampling/createMessage", "params": {"CANARY": 1}}),
     ];
     let [first, second] = others;
-    for exchange in
-        [exchange(&asked, &[first, second, answer.clone()], true), exchange(&asked, &[answer.clone()], false)]
-    {
+    let message = exchange(&asked, std::slice::from_ref(&answer), false);
+    for exchange in [message, exchange(&asked, &[first, second, answer], true)] {
         let call = request(&exchange);
         assert_eq!((call.method, call.request_id.as_str()), ("tools/call", "7"));
         assert_eq!(call.target, Some(Target::Tool("add".to_owned())));

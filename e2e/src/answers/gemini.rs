@@ -13,8 +13,8 @@ pub fn render(making: &Making<'_>, ids: &mut Ids) -> Rendered {
     let content = if making.question.stream {
         Content::Events(events(making, &id, choice))
     } else {
-        let parts = thoughts(choice).chain(text(choice)).chain(calls(choice)).collect();
-        Content::Whole(response(making, &id, parts, Some(choice)).to_string().into_bytes())
+        let parts: Vec<_> = thoughts(choice).chain(text(choice)).chain(calls(choice)).collect();
+        Content::Whole(response(making, &id, &parts, Some(choice)).to_string().into_bytes())
     };
     let mut told = told(choice, choice.reasoning.as_deref());
     // A refusal is a reason here, its words are text.
@@ -63,7 +63,7 @@ fn calls(choice: &Choice) -> impl Iterator<Item = Value> {
 }
 
 /// One response; only the last of a stream has ended, and tells the whole usage.
-fn response(making: &Making<'_>, id: &str, parts: Vec<Value>, ended: Option<&Choice>) -> Value {
+fn response(making: &Making<'_>, id: &str, parts: &[Value], ended: Option<&Choice>) -> Value {
     let answer = making.answer;
     let mut candidate = json!({"content": {"role": "model", "parts": parts}, "index": 0});
     let mut usage = json!({"promptTokenCount": answer.input_tokens, "totalTokenCount": answer.input_tokens});
@@ -92,8 +92,7 @@ fn events(making: &Making<'_>, id: &str, choice: &Choice) -> Vec<Vec<u8>> {
     let texts = deltas(&choice.text, making.behaviour.chunks).into_iter().map(|text| json!({"text": text}));
     let mut pieces: Vec<Value> = thoughts(choice).chain(texts).chain(calls(choice)).collect();
     let last = pieces.pop().unwrap_or_else(|| json!({"text": ""}));
-    let mut responses: Vec<_> =
-        pieces.into_iter().map(|part| response(making, id, vec![part], None)).collect();
-    responses.push(response(making, id, vec![last], Some(choice)));
+    let mut responses: Vec<_> = pieces.into_iter().map(|part| response(making, id, &[part], None)).collect();
+    responses.push(response(making, id, &[last], Some(choice)));
     responses.iter().map(|response| event(making, None, response)).collect()
 }

@@ -21,6 +21,7 @@ use crate::http1::{self, Kind, Malformed, Method, Part, Reader, Request, Respons
 use crate::http2::{self, Http2};
 use crate::streams::{Arrival, Stream};
 use crate::time::Timestamp;
+use crate::websocket::{Agreed, WebSocket};
 
 /// Reads one connection's plaintext.
 pub struct Connection<X: Exchanges> {
@@ -40,6 +41,8 @@ pub struct Connection<X: Exchanges> {
     pipelines: bool,
     /// What reads the connection once it has shown itself to be HTTP/2.
     http2: Option<Box<Http2<X::Exchange>>>,
+    /// What reads it once it has become a WebSocket.
+    websocket: Option<Box<WebSocket<X::Dialogue>>>,
 }
 
 /// Bytes that moved in one call, or a part of them.
@@ -67,7 +70,7 @@ pub struct Limits {
     pub pending: usize,
     /// Open streams of HTTP/2. Servers allow 100 (the least that RFC 9113 advises) to 250.
     pub streams: usize,
-    /// Decoded bytes of one coded body.
+    /// Decoded bytes of one coded body, or of one message of a WebSocket.
     pub decoded: u64,
 }
 
@@ -77,7 +80,7 @@ impl Default for Limits {
     }
 }
 
-/// What a connection was found to carry. Only of the first three anything is read; the others cost a branch a chunk.
+/// What a connection was found to carry. Only of the first four anything is read; the others cost a branch a chunk.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Protocol {
     /// Too little was seen.
@@ -86,9 +89,11 @@ pub enum Protocol {
     Http1,
     /// HTTP/2, the traced process being the client.
     Http2,
+    /// HTTP/1 that became a WebSocket.
+    WebSocket,
     /// HTTP, the traced process being the server.
     ServerSide,
-    /// HTTP/1 that became another protocol, by `101 (Switching Protocols)` or CONNECT.
+    /// HTTP/1 that became another protocol, or a WebSocket that nobody wants, by `101 (Switching Protocols)` or CONNECT.
     Tunnel,
     /// Something else.
     Unknown,
@@ -109,7 +114,7 @@ pub struct Counters {
     pub losses: u64,
     /// Times that it found a message to go on with.
     pub resynchronisations: u64,
-    /// Messages and frames that are not HTTP as it should be.
+    /// Messages and frames that are not HTTP, or WebSocket, as it should be.
     pub malformed: u64,
     /// Heads of HTTP/2 requests whose method or path was said before the connection was joined, or in a gap.
     pub unreadable_heads: u64,
@@ -117,9 +122,9 @@ pub struct Counters {
     pub unsolicited: u64,
     /// 1 where the connection was joined in the middle of a message: the exchange under way then is not seen.
     pub joined_midway: u64,
-    /// Bodies whose coding is not supported or that are not what it says.
+    /// Bodies, and messages of a WebSocket, whose coding is not supported or that are not what it says.
     pub undecodable: u64,
-    /// Bodies over [`Limits::decoded`].
+    /// Those over [`Limits::decoded`].
     pub oversized: u64,
     /// Exchanges of interest that were given up, their pairing or place being in doubt.
     pub abandoned: u64,
@@ -144,6 +149,7 @@ impl<X: Exchanges> Connection<X> {
             resynchronised: false,
             pipelines: false,
             http2: None,
+            websocket: None,
         }
     }
 
@@ -191,6 +197,10 @@ impl<X: Exchanges> Connection<X> {
             http2.close(at, end, out);
             return;
         }
+        if let Some(websocket) = self.websocket {
+            websocket.close::<X>(at, end, out);
+            return;
+        }
         let ended_by_close = end != End::Cancelled && !self.received.content.is_incomplete();
         let by_close = if ended_by_close { End::Complete } else { end };
         let until_close = self.received.reader.is_until_close();
@@ -212,6 +222,7 @@ impl<X: Exchanges> Connection<X> {
             + self.pending.capacity() * size_of::<Pending<X::Exchange>>()
             + exchanges.map(Exchange::memory).sum::<usize>()
             + self.http2.as_ref().map_or(0, |http2| http2.memory())
+            + self.websocket.as_ref().map_or(0, |websocket| websocket.memory::<X>())
     }
 
     /// What the connection carries, as far as is known.
@@ -225,7 +236,10 @@ impl<X: Exchanges> Connection<X> {
     }
 
     fn is_quiet(&self) -> bool {
-        !matches!(self.protocol, Protocol::Undecided | Protocol::Http1 | Protocol::Http2)
+        !matches!(
+            self.protocol,
+            Protocol::Undecided | Protocol::Http1 | Protocol::Http2 | Protocol::WebSocket
+        )
     }
 
     fn side(&mut self, direction: Direction) -> &mut Side {
@@ -249,8 +263,8 @@ impl<X: Exchanges> Connection<X> {
                 let length = missing.end - missing.start;
                 self.counters.gaps += 1;
                 self.counters.missing_bytes = self.counters.missing_bytes.saturating_add(length);
-                if self.http2.is_some() {
-                    self.read_http2(direction, Arrival::Gap { missing }, at, out);
+                if self.http2.is_some() || self.websocket.is_some() {
+                    self.hand_on(direction, Arrival::Gap { missing }, at, out);
                 } else if self.side(direction).reader.skip(length) {
                     self.content_lost(direction);
                     // The message may have ended with the gap.
@@ -259,12 +273,15 @@ impl<X: Exchanges> Connection<X> {
                     self.lose(direction, at, out);
                 }
             }
-            Arrival::InOrder(_) if self.http2.is_some() => self.read_http2(direction, arrival, at, out),
+            Arrival::InOrder(_) if self.http2.is_some() || self.websocket.is_some() => {
+                self.hand_on(direction, arrival, at, out);
+            }
             Arrival::InOrder(data) => self.read(direction, data, at, out),
         }
     }
 
-    fn read_http2(
+    /// To what reads the connection since it is HTTP/2, or a WebSocket.
+    fn hand_on(
         &mut self,
         direction: Direction,
         arrival: Arrival<'_>,
@@ -273,6 +290,8 @@ impl<X: Exchanges> Connection<X> {
     ) {
         if let Some(http2) = &mut self.http2 {
             http2.arrival(&mut self.exchanges, &mut self.counters, direction, arrival, at, out);
+        } else if let Some(websocket) = &mut self.websocket {
+            websocket.arrival(&mut self.exchanges, &mut self.counters, direction, arrival, at, out);
         }
     }
 
@@ -287,7 +306,7 @@ impl<X: Exchanges> Connection<X> {
     ) {
         self.protocol = Protocol::Http2;
         self.http2 = Some(Box::new(Http2::new(self.limits, preface)));
-        self.read_http2(direction, Arrival::InOrder(data), at, out);
+        self.hand_on(direction, Arrival::InOrder(data), at, out);
     }
 
     fn read(&mut self, direction: Direction, data: &[u8], at: Timestamp, out: &mut impl FnMut(Output<X>)) {
@@ -405,6 +424,10 @@ impl<X: Exchanges> Connection<X> {
                 Some(Part::Body(body)) => self.response_body(body, at, out),
                 Some(Part::End) => self.response_end(at, out),
             }
+            if self.websocket.is_some() {
+                self.hand_on(Direction::Received, Arrival::InOrder(data), at, out);
+                break;
+            }
         }
         Ok(())
     }
@@ -509,6 +532,7 @@ impl<X: Exchanges> Connection<X> {
         pending.answer = Answer::Underway;
         self.received.reader.body(response.framing);
         self.received.content = Content::Skipped;
+        let agreed = (response.status == 101).then(|| Agreed::by(&response.headers)).flatten();
         if let Some(exchange) = &mut pending.exchange {
             let head = ResponseHead { status: response.status, headers: response.headers };
             exchange.response_head(&head, at);
@@ -525,9 +549,32 @@ impl<X: Exchanges> Connection<X> {
         }
         if response.is_tunnel {
             pending.answer = Answer::Over(at);
-            self.become_quiet(Protocol::Tunnel, at, out);
+            if !self.become_websocket(agreed) {
+                self.become_quiet(Protocol::Tunnel, at, out);
+            }
         }
         Ok(())
+    }
+
+    /// The last exchange of HTTP is over, and both sides have agreed on how to go on. `false`: on nothing that is known,
+    /// or nobody wants it.
+    fn become_websocket(&mut self, agreed: Option<Agreed>) -> bool {
+        let Some(agreed) = agreed.filter(|_| !self.sending && self.pending.len() == 1) else { return false };
+        let Some(pending) = self.pending.front_mut() else { return false };
+        let Some(exchange) = pending.exchange.take() else { return false };
+        match self.exchanges.upgrade(exchange) {
+            Ok(dialogue) => {
+                self.pending = VecDeque::new();
+                self.protocol = Protocol::WebSocket;
+                let websocket = WebSocket::new(agreed, self.limits.decoded, dialogue);
+                self.websocket = Some(Box::new(websocket));
+                true
+            }
+            Err(exchange) => {
+                pending.exchange = Some(exchange);
+                false
+            }
+        }
     }
 
     fn response_body(&mut self, body: &[u8], at: Timestamp, out: &mut impl FnMut(Output<X>)) {

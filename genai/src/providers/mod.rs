@@ -1,12 +1,14 @@
 //! From HTTP exchanges to calls: which request is a call to a model, in which wire format, and what came of it.
 //!
 //! A call is recognised by its request: method, path, headers and the shape of the body. The host only says
-//! whose service it is; no list of hosts decides what is looked at.
+//! whose service it is; no list of hosts decides what is looked at. Over a WebSocket ([`ModelDialogue`]) the request is a
+//! message, on a connection whose handshake has the path.
 
 mod answer;
 mod anthropic;
 mod bedrock;
 mod cohere;
+mod dialogue;
 mod fields;
 mod gemini;
 mod generate;
@@ -29,6 +31,7 @@ use crate::time::Timestamp;
 use crate::{eventstream, values};
 use answer::Answer;
 use base64::Engine;
+pub use dialogue::ModelDialogue;
 use serde_json::Value;
 use std::sync::{Arc, Mutex};
 
@@ -175,20 +178,47 @@ impl Models {
 
 impl Exchanges for Models {
     type Exchange = ModelExchange;
+    type Dialogue = ModelDialogue;
 
     fn open(&mut self, head: &RequestHead) -> Option<ModelExchange> {
-        if head.method != "POST" {
+        let upgrades = head.method == "GET"
+            && head.headers.get("upgrade").is_some_and(|name| name.eq_ignore_ascii_case("websocket"));
+        if head.method != "POST" && !upgrades {
             return None;
         }
         let server = server(head, self.scheme);
         let host = server.as_ref().map_or("", |server| server.address.as_str());
         let path = head.path.trim_end_matches('/');
-        match api(&self.settings.endpoints, host, path) {
+        let known = api(&self.settings.endpoints, host, path);
+        if upgrades {
+            let dialogue = match known {
+                Some((api @ Api::OpenAiResponses, named)) => {
+                    ModelDialogue::of_calls(head, api, named, server)
+                }
+                _ => ModelDialogue::unknown(Sniffer::new(head, host)),
+            };
+            return Some(ModelExchange(Kind::Handshake(Box::new(dialogue))));
+        }
+        match known {
             Some((api, named)) => {
                 self.exchanges += 1;
                 Some(ModelExchange(Kind::Call(Box::new(CallReader::new(self, head, api, named, server)))))
             }
-            None => Sniffer::new(head, host).map(|sniffer| ModelExchange(Kind::Unknown(Box::new(sniffer)))),
+            None => {
+                // Known not to be calls: counting tokens, and the batch and file services beside the calls.
+                const NO_CALLS: &[&str] =
+                    &["/count_tokens", "/input_tokens", "/moderations", "/batches", "/compact"];
+                let json = head.headers.get("content-type").is_some_and(|kind| kind.contains("json"));
+                let sniffed = json && !NO_CALLS.iter().any(|end| head.path.ends_with(end));
+                sniffed.then(|| ModelExchange(Kind::Unknown(Box::new(Sniffer::new(head, host)))))
+            }
+        }
+    }
+
+    fn upgrade(&mut self, exchange: ModelExchange) -> Result<ModelDialogue, ModelExchange> {
+        match exchange.0 {
+            Kind::Handshake(dialogue) => Ok(*dialogue),
+            kind => Err(ModelExchange(kind)),
         }
     }
 }
@@ -312,6 +342,8 @@ pub struct ModelExchange(Kind);
 enum Kind {
     Call(Box<CallReader>),
     Unknown(Box<Sniffer>),
+    /// It asks for a WebSocket. Refused, it was no call: nothing had been asked of a model.
+    Handshake(Box<ModelDialogue>),
 }
 
 impl Exchange for ModelExchange {
@@ -321,6 +353,7 @@ impl Exchange for ModelExchange {
         match &mut self.0 {
             Kind::Call(call) => call.request_body(data),
             Kind::Unknown(sniffer) => sniffer.request_body(data),
+            Kind::Handshake(_) => {}
         }
     }
 
@@ -339,7 +372,7 @@ impl Exchange for ModelExchange {
     fn response_body(&mut self, data: &[u8], at: Timestamp) -> Progress {
         match &mut self.0 {
             Kind::Call(call) => call.response_body(data, at),
-            Kind::Unknown(_) => Progress::More,
+            Kind::Unknown(_) | Kind::Handshake(_) => Progress::More,
         }
     }
 
@@ -355,7 +388,8 @@ impl Exchange for ModelExchange {
     fn finish(self, at: Timestamp, end: End) -> Option<Found> {
         match self.0 {
             Kind::Call(call) => call.finish(at, end),
-            Kind::Unknown(sniffer) => sniffer.finish().map(Found::Unknown),
+            Kind::Unknown(mut sniffer) => sniffer.found().map(Found::Unknown),
+            Kind::Handshake(_) => None,
         }
     }
 }
@@ -538,6 +572,8 @@ enum Body {
     Messages(eventstream::Parser),
     /// JSON texts one after the other, or in one array.
     Values(values::Splitter),
+    /// Events that are there whole: messages of a WebSocket.
+    Pushed,
 }
 
 /// What joins the request with other calls.
@@ -704,9 +740,18 @@ impl CallReader {
                 };
                 event_of_stream(answer, format, limits, &mut chunks, &event);
             }),
-            Body::Open | Body::Ignored => {}
+            Body::Open | Body::Ignored | Body::Pushed => {}
         }
         if self.answer.done { Progress::Complete } else { Progress::More }
+    }
+
+    /// An event of the response, as the format's filter keeps it.
+    fn event(&mut self, event: &mut Value, truncated: bool, at: Timestamp) {
+        self.body = Body::Pushed;
+        let (first, last) = (&mut self.first_chunk, &mut self.last_chunk);
+        Chunks { at, first, last, between: &mut self.between_chunks }.add();
+        self.answer.truncated |= truncated;
+        (self.format.event)(&mut self.answer, event);
     }
 
     fn finish(self, at: Timestamp, end: End) -> Option<Found> {
@@ -725,7 +770,8 @@ impl CallReader {
         let mut links = self.links();
         let mut answer = self.answer;
         let mut whole = None;
-        let streamed = matches!(self.body, Body::Events(_) | Body::Messages(_) | Body::Values(_));
+        let streamed =
+            matches!(self.body, Body::Events(_) | Body::Messages(_) | Body::Values(_) | Body::Pushed);
         if let Body::Json(reader) = self.body {
             let mut read = reader.finish();
             whole = Some(read.complete);
@@ -938,23 +984,20 @@ impl Sniffer {
     /// Only the beginning of a body is looked at: this is for the status page, not worth a core.
     const MAX_BODY: usize = 1 << 20;
 
-    fn new(head: &RequestHead, host: &str) -> Option<Sniffer> {
-        // Known not to be calls: counting tokens, and the batch and file services beside the calls.
-        const NO_CALLS: &[&str] = &["/count_tokens", "/input_tokens", "/moderations", "/batches", "/compact"];
-        let json = head.headers.get("content-type").is_some_and(|kind| kind.contains("json"));
-        if !json || NO_CALLS.iter().any(|end| head.path.ends_with(end)) {
-            return None;
-        }
-        Some(Sniffer {
+    fn new(head: &RequestHead, host: &str) -> Sniffer {
+        Sniffer {
             endpoint: UnknownEndpoint { host: host.to_owned(), path: without_ids(&head.path) },
             body: Some(json::Reader::new(Sniffer::filter, false, json::Limits { facts: 4 << 10, texts: 0 })),
             seen: 0,
-        })
+        }
     }
 
     fn filter(path: &[Step], _: bool) -> Keep {
         match path {
             [] => Keep::Into,
+            // The first message of Gemini's Live sessions.
+            [key] if key.name() == "setup" => Keep::Into,
+            [setup, key] if setup.name() == "setup" && key.name() == "model" => Keep::Kind,
             [key] if matches!(key.name(), "model" | "messages" | "prompt" | "input" | "contents") => {
                 Keep::Kind
             }
@@ -970,13 +1013,15 @@ impl Sniffer {
         }
     }
 
-    fn finish(self) -> Option<UnknownEndpoint> {
-        let body = self.body?.finish().value;
+    /// Where it goes, if it may be a call.
+    fn found(&mut self) -> Option<UnknownEndpoint> {
+        let body = self.body.take()?.finish().value;
         let has = |key: &str, kind: fn(&Value) -> bool| body.get(key).is_some_and(kind);
         let text = |value: &Value| value.is_string() || value.is_array();
         let asks = has("messages", Value::is_array) || has("prompt", text) || has("input", text);
-        (has("contents", Value::is_array) || (has("model", Value::is_string) && asks))
-            .then_some(self.endpoint)
+        let sets_up = has("setup", |setup| setup.get("model").is_some_and(Value::is_string));
+        (sets_up || has("contents", Value::is_array) || (has("model", Value::is_string) && asks))
+            .then(|| self.endpoint.clone())
     }
 }
 

@@ -1,4 +1,4 @@
-//! OpenAI's Responses (`POST …/responses`).
+//! OpenAI's Responses (`POST …/responses`, and messages of a WebSocket there).
 
 use super::answer::{self, Answer, Piece};
 use super::{Format, Hints, fields, history, openai};
@@ -86,7 +86,9 @@ fn keep_tool_call(names: &[&str]) -> Keep {
 fn event_filter(path: &[Step], content: bool) -> Keep {
     let Some(names) = super::names(path) else { return Keep::Nothing };
     match names.as_slice() {
-        [] | ["type" | "code" | "output_index" | "content_index" | "summary_index"] => Keep::Into,
+        [] | ["type" | "code" | "output_index" | "content_index" | "summary_index" | "stream_id"] => {
+            Keep::Into
+        }
         ["response", rest @ ..] => keep_response(rest, content),
         ["item"] if content => Keep::All,
         ["item", rest @ ..] => keep_tool_call(rest),

@@ -1,0 +1,350 @@
+//! Calls over a WebSocket: which messages make one, on a connection that speaks OpenAI's Responses.
+//!
+//! A call is asked for by a message of the client, `response.create`, which has the fields of the request over HTTP, and
+//! answered by messages that are the events of its stream. A connection has many, one after the other; a client that
+//! gives them a `stream_id` has one of them under way for each of these. What carries no id of its response belongs to
+//! the one that is under way.
+//!
+//! With `generate: false` the server only reads what a later call continues: it infers nothing, and counts the same input
+//! again in the usage of that call. So this is no call, and its events are passed over.
+//!
+//! # After a loss
+//! A missing message costs those calls their wholeness that it may have been about. Of a client that was seen to ask
+//! before it was answered nothing is told any more after a loss: which answer is whose cannot be known.
+
+use super::{CallReader, Found, MAX_FACTS, Models, Sniffer, fields};
+use crate::call::{Api, Server};
+use crate::http::{Dialogue, Direction, End, Progress, RequestHead};
+use crate::json::{self, Keep, Step};
+use crate::time::Timestamp;
+use serde_json::Value;
+use std::collections::VecDeque;
+
+/// The messages of one WebSocket.
+#[derive(Debug)]
+pub struct ModelDialogue(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    Calls(Box<Calls>),
+    /// The first message of the client tells whether it may carry calls.
+    Unknown(Box<Sniffer>),
+}
+
+impl ModelDialogue {
+    /// A dialogue of calls in that format, which the user has `named` or not.
+    pub(super) fn of_calls(
+        head: &RequestHead,
+        api: Api,
+        named: bool,
+        server: Option<Server>,
+    ) -> ModelDialogue {
+        ModelDialogue(Kind::Calls(Box::new(Calls {
+            head: head.clone(),
+            api,
+            named,
+            server,
+            asking: None,
+            event: None,
+            open: Vec::new(),
+            ended: VecDeque::new(),
+            requests_lost: false,
+            pipelines: false,
+        })))
+    }
+
+    pub(super) fn unknown(sniffer: Sniffer) -> ModelDialogue {
+        ModelDialogue(Kind::Unknown(Box::new(sniffer)))
+    }
+}
+
+impl Dialogue<Models> for ModelDialogue {
+    fn message(&mut self, models: &mut Models, direction: Direction, data: &[u8], at: Timestamp) {
+        match (&mut self.0, direction) {
+            (Kind::Calls(calls), Direction::Sent) => calls.asking(models, at).push(data),
+            (Kind::Calls(calls), Direction::Received) => calls.event(models).push(data),
+            (Kind::Unknown(sniffer), Direction::Sent) => sniffer.request_body(data),
+            (Kind::Unknown(_), Direction::Received) => {}
+        }
+    }
+
+    fn message_end(
+        &mut self,
+        models: &mut Models,
+        direction: Direction,
+        at: Timestamp,
+        out: &mut impl FnMut(Found),
+    ) -> Progress {
+        match (&mut self.0, direction) {
+            (Kind::Calls(calls), Direction::Sent) => match calls.asking.take() {
+                Some(asking) => calls.asked(models, *asking, true, at, out),
+                None => Progress::More,
+            },
+            (Kind::Calls(calls), Direction::Received) => match calls.event.take() {
+                Some(event) => calls.answered(models, event.finish(), at, out),
+                None => Progress::More,
+            },
+            (Kind::Unknown(sniffer), Direction::Sent) => {
+                if let Some(unknown) = sniffer.found() {
+                    out(Found::Unknown(unknown));
+                }
+                Progress::Complete
+            }
+            (Kind::Unknown(_), Direction::Received) => Progress::More,
+        }
+    }
+
+    fn lost(
+        &mut self,
+        models: &mut Models,
+        direction: Direction,
+        at: Timestamp,
+        out: &mut impl FnMut(Found),
+    ) -> Progress {
+        match (&mut self.0, direction) {
+            (Kind::Calls(calls), Direction::Sent) => {
+                calls.requests_lost = true;
+                let asked = calls.asking.take().map(|asking| calls.asked(models, *asking, false, at, out));
+                if calls.pipelines { Progress::Complete } else { asked.unwrap_or(Progress::More) }
+            }
+            (Kind::Calls(calls), Direction::Received) => {
+                calls.event = None;
+                for open in &mut calls.open {
+                    open.lost = true;
+                    if let Some(call) = &mut open.call {
+                        call.response_lost = true;
+                    }
+                }
+                if calls.pipelines { Progress::Complete } else { Progress::More }
+            }
+            (Kind::Unknown(_), Direction::Sent) => Progress::Complete,
+            (Kind::Unknown(_), Direction::Received) => Progress::More,
+        }
+    }
+
+    fn memory(&self) -> usize {
+        match &self.0 {
+            Kind::Calls(_) => size_of::<Calls>(),
+            Kind::Unknown(_) => size_of::<Sniffer>(),
+        }
+    }
+
+    fn close(self, at: Timestamp, end: End, out: &mut impl FnMut(Found)) {
+        if let Kind::Calls(calls) = self.0 {
+            calls.open.into_iter().for_each(|open| open.finish(at, end, out));
+        }
+    }
+}
+
+/// The calls of one connection.
+struct Calls {
+    /// Of the handshake: what it says holds for all of them. Its time is that of the message at hand.
+    head: RequestHead,
+    api: Api,
+    named: bool,
+    server: Option<Server>,
+    /// The client's message at hand.
+    asking: Option<Box<Asking>>,
+    /// The server's message at hand.
+    event: Option<Box<json::Reader>>,
+    /// Calls that are not over, in the order in which they were asked for.
+    open: Vec<Open>,
+    /// The ids of the latest responses that are over: after an error another event may tell the same again.
+    ended: VecDeque<String>,
+    /// A request may have been missed since the last response that nobody was seen to ask for.
+    requests_lost: bool,
+    /// The client has asked before it was answered.
+    pipelines: bool,
+}
+
+impl std::fmt::Debug for Calls {
+    /// Without anything of a payload.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Calls")
+            .field("api", &self.api)
+            .field("open", &self.open.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A message that may ask for a response.
+struct Asking {
+    call: CallReader,
+    envelope: json::Reader,
+}
+
+/// A response that was asked for, or that the server began.
+struct Open {
+    /// Its `stream_id`.
+    lane: Option<String>,
+    /// `None`: it is to be no call.
+    call: Option<CallReader>,
+    /// Events have come.
+    begun: bool,
+    id: Option<String>,
+    /// Its end may have been missed.
+    lost: bool,
+}
+
+impl Calls {
+    /// Responses under way: as many as streams of HTTP/2.
+    const MOST_OPEN: usize = 256;
+    const MOST_ENDED: usize = 16;
+
+    fn asking(&mut self, models: &Models, at: Timestamp) -> &mut Asking {
+        let Calls { head, api, named, server, asking, .. } = self;
+        asking.get_or_insert_with(|| {
+            head.at = at;
+            let limits = json::Limits { facts: 4 << 10, texts: 0 };
+            Box::new(Asking {
+                call: CallReader::new(models, head, *api, *named, server.clone()),
+                envelope: json::Reader::new(envelope, false, limits),
+            })
+        })
+    }
+
+    fn event(&mut self, models: &Models) -> &mut json::Reader {
+        let Calls { event, open, api, .. } = self;
+        event.get_or_insert_with(|| {
+            let settings = &models.settings;
+            // A call is read to its end as it was begun.
+            let content = settings.content
+                || open.iter().flat_map(|open| &open.call).any(|call| call.answer.wants_content());
+            let texts = if content { settings.max_response_content.max(MAX_FACTS) } else { MAX_FACTS };
+            let limits = json::Limits { facts: MAX_FACTS, texts };
+            Box::new(json::Reader::new(super::format(*api, None).event_filter, content, limits))
+        })
+    }
+
+    /// A message of the client has come, or what is there of it.
+    fn asked(
+        &mut self,
+        models: &mut Models,
+        asking: Asking,
+        whole: bool,
+        at: Timestamp,
+        out: &mut impl FnMut(Found),
+    ) -> Progress {
+        let Asking { mut call, envelope } = asking;
+        let envelope = envelope.finish().value;
+        if envelope.get("type").is_none_or(|kind| kind != "response.create") {
+            return Progress::More;
+        }
+        let lane = fields::text(&envelope, "stream_id");
+        // Who waits for answers has had this one.
+        while let Some(missed) = self.open.iter().position(|open| open.lost && open.lane == lane) {
+            self.open.remove(missed).finish(at, End::Unknown, out);
+        }
+        self.pipelines |= self.open.iter().any(|open| open.lane == lane);
+        if self.open.len() >= Self::MOST_OPEN {
+            return Progress::Complete;
+        }
+        let generates = envelope.get("generate") != Some(&Value::Bool(false));
+        let call = generates.then(|| {
+            models.exchanges += 1;
+            call.exchange = models.exchanges;
+            if whole {
+                call.request_end();
+            } else {
+                call.request_lost = true;
+            }
+            call
+        });
+        self.open.push(Open { lane, call, begun: false, id: None, lost: false });
+        Progress::More
+    }
+
+    /// A message of the server has come.
+    fn answered(
+        &mut self,
+        models: &mut Models,
+        read: json::Read,
+        at: Timestamp,
+        out: &mut impl FnMut(Found),
+    ) -> Progress {
+        let mut event = read.value;
+        let kind = fields::text(&event, "type").unwrap_or_default();
+        let lane = fields::text(&event, "stream_id");
+        if let Some(response) = event.get("response").filter(|response| response.is_object()) {
+            let id = fields::text(response, "id");
+            if id.as_ref().is_some_and(|id| self.ended.contains(id)) {
+                return Progress::More;
+            }
+            let another = |open: &Open| open.lane == lane && open.begun && open.id != id;
+            // Responses of one lane follow each other: the end of that one was missed.
+            while let Some(missed) = self.open.iter().position(another) {
+                self.open.remove(missed).finish(at, End::Unknown, out);
+            }
+            if !self.open.iter().any(|open| open.lane == lane) && kind == "response.created" {
+                if self.open.len() >= Self::MOST_OPEN {
+                    return Progress::Complete;
+                }
+                let call = self.unasked(models, at);
+                self.open.push(Open {
+                    lane: lane.clone(),
+                    call: Some(call),
+                    begun: false,
+                    id: None,
+                    lost: false,
+                });
+            }
+            if let Some(open) = self.open.iter_mut().find(|open| open.lane == lane) {
+                open.begun = true;
+                open.id = id;
+            }
+        }
+        let fails = kind == "error";
+        let under_way = |open: &Open| open.lane == lane && (open.begun || fails);
+        let Some(at_hand) = self.open.iter().position(under_way) else { return Progress::More };
+        if let Some(call) = &mut self.open[at_hand].call {
+            call.event(&mut event, read.truncated, at);
+        }
+        if fails || ENDS.contains(&kind.as_str()) {
+            let open = self.open.remove(at_hand);
+            if let Some(id) = &open.id {
+                self.ended.truncate(Self::MOST_ENDED - 1);
+                self.ended.push_front(id.clone());
+            }
+            open.finish(at, End::Complete, out);
+        }
+        Progress::More
+    }
+
+    /// A response that nobody was seen to ask for: the server goes on by itself when the client has steered it
+    /// (`response.steer`), or the request was missed.
+    fn unasked(&mut self, models: &mut Models, at: Timestamp) -> CallReader {
+        models.exchanges += 1;
+        self.head.at = at;
+        let mut call = CallReader::new(models, &self.head, self.api, self.named, self.server.clone());
+        call.request_lost = std::mem::take(&mut self.requests_lost);
+        call
+    }
+}
+
+/// The events that are a response's last.
+const ENDS: &[&str] =
+    &["response.completed", "response.incomplete", "response.failed", "response.cancelled", "response.done"];
+
+impl Asking {
+    fn push(&mut self, data: &[u8]) {
+        self.call.request_body(data);
+        self.envelope.push(data);
+    }
+}
+
+impl Open {
+    fn finish(self, at: Timestamp, end: End, out: &mut impl FnMut(Found)) {
+        if let Some(found) = self.call.and_then(|call| call.finish(at, end)) {
+            out(found);
+        }
+    }
+}
+
+/// What of a client's message is no request's field.
+fn envelope(path: &[Step], _: bool) -> Keep {
+    match path {
+        [] => Keep::Into,
+        [key] if matches!(key.name(), "type" | "stream_id" | "generate") => Keep::Into,
+        _ => Keep::Nothing,
+    }
+}

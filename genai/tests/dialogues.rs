@@ -349,6 +349,136 @@ fn without_content_no_text_is_in_a_call_and_a_change_holds_from_the_next_one_on(
     let told: Vec<_> =
         talk.calls().iter().map(|call| format!("{call:?}").matches("CANARY").count()).collect();
     assert_eq!(told, [2, 0]);
+    let mut talk = realtime();
+    talk.connection.exchanges_mut().set_settings(Arc::new(Settings::default()));
+    talk.asks(&item("CANARY"))
+        .asks(&json!({"type": "response.create", "response": {"instructions": "CANARY"}}));
+    talk.gets(&began("r1"));
+    talk.gets(&json!({"type": "response.output_text.delta", "response_id": "r1", "delta": "CANARY"}));
+    talk.gets(&done("r1", "completed", &json!({})));
+    assert!(talk.ids() == ["r1"] && !format!("{:?}", talk.calls()).contains("CANARY"));
+}
+
+/// A session of Realtime that has begun.
+fn realtime() -> Talk {
+    let mut talk = Talk::at("/v1/realtime?model=gpt-realtime");
+    let session = json!({
+        "type": "realtime", "id": "sess_1", "model": "gpt-realtime", "output_modalities": ["audio"],
+        "instructions": "Be brief", "max_output_tokens": "inf", "tools": [],
+    });
+    talk.gets(&json!({"type": "session.created", "event_id": "e", "session": session}));
+    talk
+}
+
+fn item(text: &str) -> Json {
+    let content = json!([{"type": "input_text", "text": text}, {"type": "input_audio", "audio": "UklGR"}]);
+    json!({"type": "conversation.item.create", "item": {"type": "message", "role": "user", "content": content}})
+}
+
+fn done(id: &str, status: &str, fields: &Json) -> Json {
+    let usage = json!({
+        "total_tokens": 12, "input_tokens": 7, "output_tokens": 5,
+        "input_token_details": {"text_tokens": 7, "cached_tokens": 2},
+    });
+    let mut response = json!({"object": "realtime.response", "id": id, "status": status, "usage": usage});
+    response.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+    json!({"type": "response.done", "event_id": "e", "response": response})
+}
+
+fn began(id: &str) -> Json {
+    let response = json!({"object": "realtime.response", "id": id, "status": "in_progress", "output": []});
+    json!({"type": "response.created", "event_id": "e", "response": response})
+}
+
+#[test]
+fn a_session_of_realtime_is_a_call_a_response() {
+    let mut talk = realtime();
+    talk.asks(&json!({"type": "session.update", "session": {
+        "type": "realtime", "output_modalities": ["text"], "max_output_tokens": 100,
+        "tools": [{"type": "function", "name": "get_weather", "parameters": {"type": "object"}}],
+    }}));
+    talk.asks(&item("What is the weather?")).asks(&json!({"type": "response.create"})).gets(&began("r1"));
+    let call = json!({
+        "id": "fc", "type": "function_call", "status": "in_progress", "call_id": "c1", "name": "get_weather", "arguments": "",
+    });
+    let part = |kind: &str, key: &str, value: &Json| {
+        let mut event = json!({"type": kind, "response_id": "r1", "output_index": 0, "item_id": "fc"});
+        event[key] = value.clone();
+        event
+    };
+    talk.gets(&part("response.output_item.added", "item", &call));
+    talk.gets(&part("response.function_call_arguments.delta", "delta", &json!("{\"city\":")));
+    talk.gets(&part("response.function_call_arguments.delta", "delta", &json!("\"Rome\"}")));
+    // The items of the last event are all that is said, even where nothing was before.
+    let mut output = call;
+    output["arguments"] = json!("{\"city\":\"Rome\"}");
+    talk.gets(&done("r1", "completed", &json!({"output": [output]})));
+    talk.asks(&json!({"type": "conversation.item.create", "item": {
+        "type": "function_call_output", "call_id": "c1", "output": "sunny",
+    }}));
+    talk.asks(&json!({"type": "response.create", "response": {"instructions": "Rhyme"}})).gets(&began("r2"));
+    talk.gets(&json!({"type": "response.output_text.delta", "response_id": "r2", "output_index": 0, "delta": "Sun, fun"}));
+    talk.gets(&done("r2", "completed", &json!({"output": []})));
+    assert_eq!(talk.ids(), ["r1", "r2"]);
+    let calls = talk.calls();
+    for call in &calls {
+        assert_eq!((call.api, call.request.model.as_deref()), (Api::OpenAiRealtime, Some("gpt-realtime")));
+        assert_eq!((call.request.max_tokens, call.request.output_type), (Some(100), Some("text")));
+        let usage = call.response.usage;
+        assert_eq!((usage.input, usage.output, usage.cache_read), (Some(7), Some(5), Some(2)));
+        assert_eq!((&call.outcome, call.truncated), (&Outcome::Complete, false));
+        assert!(!format!("{call:?}").contains("UklGR"), "audio is passed over");
+    }
+    assert_eq!(calls[0].response.finish_reasons, [Some("tool_calls".to_owned())]);
+    assert_eq!(calls[0].links.asks[0].id.as_deref(), Some("c1"));
+    assert!(calls[0].links.offers_tools && calls[0].links.previous_response_id.is_none());
+    assert_eq!(calls[1].links.previous_response_id.as_deref(), Some("r1"));
+    assert_eq!(calls[1].links.results[0].id, "c1");
+    let asked: Vec<_> = calls.iter().map(|call| call.request.content.as_ref().unwrap()).collect();
+    assert!(format!("{:?}", asked[0].messages).contains("What is the weather?"));
+    assert!(format!("{:?}", asked[1].messages).contains("sunny"));
+    assert_eq!((asked[0].messages.len(), asked[1].messages.len()), (1, 1));
+    assert!(format!("{:?}{:?}", asked[0].system, asked[1].system).contains("Be brief"));
+    assert!(format!("{:?}", asked[1].system).contains("Rhyme"));
+    assert!(said(calls[0]).contains("Rome") && said(calls[1]).contains("Sun, fun"));
+}
+
+#[test]
+fn responses_of_realtime_that_are_spoken_or_end_otherwise_are_told_as_they_end() {
+    let mut talk = realtime();
+    // Somebody has spoken.
+    talk.gets(&began("r1"));
+    let words = |text: &str| json!({"type": "response.output_audio_transcript.delta", "response_id": "r1", "delta": text});
+    talk.gets(&words("Good "))
+        .gets(&json!({"type": "response.output_audio.delta", "response_id": "r1", "delta": "UklGR"}));
+    talk.gets(&words("day"));
+    let cancelled = json!({"status_details": {"type": "cancelled", "reason": "turn_detected"}});
+    talk.gets(&done("r1", "cancelled", &cancelled));
+    let error = json!({"status_details": {"type": "failed", "error": {"type": "server_error", "code": "overloaded"}}});
+    talk.asks(&json!({"type": "response.create"})).gets(&began("r2")).gets(&done("r2", "failed", &error));
+    assert_eq!(talk.ids(), ["r1", "r2"]);
+    let calls = talk.calls();
+    assert_eq!(said(calls[0]), r#"Text("Good day")"#);
+    assert_eq!(calls[0].response.finish_reasons, [Some("turn_detected".to_owned())]);
+    assert!(
+        matches!(&calls[1].outcome, Outcome::Failed(failure) if failure.code.as_deref() == Some("overloaded"))
+    );
+}
+
+#[test]
+fn an_error_of_a_session_fails_only_the_response_that_it_is_of() {
+    let create = |id: &str| json!({"type": "response.create", "event_id": id});
+    let error = |error: &Json| json!({"type": "error", "event_id": "e", "error": error});
+    let mut talk = realtime();
+    talk.asks(&create("a")).gets(&error(&json!({"type": "invalid_request_error", "code": "other"})));
+    talk.gets(&began("r1")).asks(&create("b"));
+    talk.gets(&error(&json!({"code": "conversation_already_has_active_response"})));
+    talk.asks(&create("c")).gets(&error(&json!({"code": "bad", "event_id": "c"})));
+    talk.gets(&done("r1", "completed", &json!({}))).asks(&create("d")).gets(&began("r2"));
+    talk.gets(&done("r2", "completed", &json!({})));
+    assert_eq!(talk.ids(), ["-", "-", "r1", "r2"]);
+    let failed: Vec<_> = talk.calls().iter().map(|call| matches!(call.outcome, Outcome::Failed(_))).collect();
+    assert_eq!(failed, [true, true, false, false]);
 }
 
 #[test]

@@ -1,9 +1,9 @@
-//! Calls over a WebSocket: which messages make one, on a connection that speaks OpenAI's Responses.
+//! Calls over a WebSocket: which messages make one, on a connection that speaks OpenAI's Responses or Realtime.
 //!
-//! A call is asked for by a message of the client, `response.create`, which has the fields of the request over HTTP, and
-//! answered by messages that are the events of its stream. A connection has many, one after the other; a client that
-//! gives them a `stream_id` has one of them under way for each of these. What carries no id of its response belongs to
-//! the one that is under way.
+//! A call is asked for by a message of the client, `response.create`, which has the fields of the request over HTTP (of
+//! Realtime: [`openai_realtime::Session`]), and answered by messages that are the events of its stream. A connection has
+//! many, one after the other; a client that gives them a `stream_id` has one of them under way for each of these. What
+//! carries no id of its response belongs to the one that is under way.
 //!
 //! With `generate: false` the server only reads what a later call continues: it infers nothing, and counts the same input
 //! again in the usage of that call. So this is no call, and its events are passed over.
@@ -12,6 +12,7 @@
 //! A missing message costs those calls their wholeness that it may have been about. Of a client that was seen to ask
 //! before it was answered nothing is told any more after a loss: which answer is whose cannot be known.
 
+use super::openai_realtime::{self, Session};
 use super::{CallReader, Found, MAX_FACTS, Models, Sniffer, fields};
 use crate::call::{Api, Server};
 use crate::http::{Dialogue, Direction, End, Progress, RequestHead};
@@ -46,6 +47,7 @@ impl ModelDialogue {
             server,
             asking: None,
             event: None,
+            session: (api == Api::OpenAiRealtime).then(Box::default),
             open: Vec::new(),
             ended: VecDeque::new(),
             requests_lost: false,
@@ -77,7 +79,7 @@ impl Dialogue<Models> for ModelDialogue {
     ) -> Progress {
         match (&mut self.0, direction) {
             (Kind::Calls(calls), Direction::Sent) => match calls.asking.take() {
-                Some(asking) => calls.asked(models, *asking, true, at, out),
+                Some(asking) => calls.asked(models, asking, true, at, out),
                 None => Progress::More,
             },
             (Kind::Calls(calls), Direction::Received) => match calls.event.take() {
@@ -104,7 +106,7 @@ impl Dialogue<Models> for ModelDialogue {
         match (&mut self.0, direction) {
             (Kind::Calls(calls), Direction::Sent) => {
                 calls.requests_lost = true;
-                let asked = calls.asking.take().map(|asking| calls.asked(models, *asking, false, at, out));
+                let asked = calls.asking.take().map(|asking| calls.asked(models, asking, false, at, out));
                 if calls.pipelines { Progress::Complete } else { asked.unwrap_or(Progress::More) }
             }
             (Kind::Calls(calls), Direction::Received) => {
@@ -144,9 +146,11 @@ struct Calls {
     named: bool,
     server: Option<Server>,
     /// The client's message at hand.
-    asking: Option<Box<Asking>>,
+    asking: Option<Asking>,
     /// The server's message at hand.
     event: Option<Box<json::Reader>>,
+    /// Of Realtime.
+    session: Option<Box<Session>>,
     /// Calls that are not over, in the order in which they were asked for.
     open: Vec<Open>,
     /// The ids of the latest responses that are over: after an error another event may tell the same again.
@@ -169,8 +173,9 @@ impl std::fmt::Debug for Calls {
 
 /// A message that may ask for a response.
 struct Asking {
-    call: CallReader,
-    envelope: json::Reader,
+    /// The message is the request; of Realtime it is a part of it.
+    call: Option<Box<CallReader>>,
+    message: json::Reader,
 }
 
 /// A response that was asked for, or that the server began.
@@ -178,10 +183,12 @@ struct Open {
     /// Its `stream_id`.
     lane: Option<String>,
     /// `None`: it is to be no call.
-    call: Option<CallReader>,
+    call: Option<Box<CallReader>>,
     /// Events have come.
     begun: bool,
     id: Option<String>,
+    /// The id of the message that asked for it.
+    event: Option<String>,
     /// Its end may have been missed.
     lost: bool,
 }
@@ -192,15 +199,21 @@ impl Calls {
     const MOST_ENDED: usize = 16;
 
     fn asking(&mut self, models: &Models, at: Timestamp) -> &mut Asking {
-        let Calls { head, api, named, server, asking, .. } = self;
-        asking.get_or_insert_with(|| {
-            head.at = at;
-            let limits = json::Limits { facts: 4 << 10, texts: 0 };
-            Box::new(Asking {
-                call: CallReader::new(models, head, *api, *named, server.clone()),
-                envelope: json::Reader::new(envelope, false, limits),
-            })
-        })
+        if self.asking.is_none() {
+            self.head.at = at;
+            let settings = &models.settings;
+            let (call, filter, texts): (_, json::Filter, _) = match self.session {
+                None => (Some(self.call(models)), envelope, 0),
+                Some(_) => (None, openai_realtime::message_filter, settings.max_request_content),
+            };
+            let limits = json::Limits { facts: MAX_FACTS, texts };
+            self.asking = Some(Asking { call, message: json::Reader::new(filter, settings.content, limits) });
+        }
+        self.asking.as_mut().expect("it was put there")
+    }
+
+    fn call(&self, models: &Models) -> Box<CallReader> {
+        Box::new(CallReader::new(models, &self.head, self.api, self.named, self.server.clone()))
     }
 
     fn event(&mut self, models: &Models) -> &mut json::Reader {
@@ -225,12 +238,15 @@ impl Calls {
         at: Timestamp,
         out: &mut impl FnMut(Found),
     ) -> Progress {
-        let Asking { mut call, envelope } = asking;
-        let envelope = envelope.finish().value;
-        if envelope.get("type").is_none_or(|kind| kind != "response.create") {
+        let Asking { call, message } = asking;
+        let json::Read { value: mut message, truncated, .. } = message.finish();
+        if let Some(session) = &mut self.session {
+            session.hear(&mut message);
+        }
+        if message.get("type").is_none_or(|kind| kind != "response.create") {
             return Progress::More;
         }
-        let lane = fields::text(&envelope, "stream_id");
+        let lane = fields::text(&message, "stream_id");
         // Who waits for answers has had this one.
         while let Some(missed) = self.open.iter().position(|open| open.lost && open.lane == lane) {
             self.open.remove(missed).finish(at, End::Unknown, out);
@@ -239,19 +255,34 @@ impl Calls {
         if self.open.len() >= Self::MOST_OPEN {
             return Progress::Complete;
         }
-        let generates = envelope.get("generate") != Some(&Value::Bool(false));
+        let generates = message.get("generate") != Some(&Value::Bool(false));
         let call = generates.then(|| {
-            models.exchanges += 1;
-            call.exchange = models.exchanges;
-            if whole {
-                call.request_end();
-            } else {
-                call.request_lost = true;
-            }
+            let mut call = call.unwrap_or_else(|| self.call(models));
+            call.request_lost = !whole;
+            self.complete(models, &mut call, fields::take(&mut message, "response"), truncated);
             call
         });
-        self.open.push(Open { lane, call, begun: false, id: None, lost: false });
+        let event = fields::text(&message, "event_id");
+        self.open.push(Open { lane, call, begun: false, id: None, event, lost: false });
         Progress::More
+    }
+
+    /// Gives a call its number and, of Realtime, its request.
+    fn complete(
+        &mut self,
+        models: &mut Models,
+        call: &mut CallReader,
+        response: Option<Value>,
+        truncated: bool,
+    ) {
+        models.exchanges += 1;
+        call.exchange = models.exchanges;
+        if let Some(session) = &mut self.session {
+            let asked = session.ask(response);
+            call.ask(&asked.request, &asked.history);
+            call.request_lost |= asked.cut || truncated || std::mem::take(&mut self.requests_lost);
+        }
+        call.request_end();
     }
 
     /// A message of the server has come.
@@ -263,39 +294,42 @@ impl Calls {
         out: &mut impl FnMut(Found),
     ) -> Progress {
         let mut event = read.value;
+        if let Some(session) = &mut self.session {
+            session.hear(&mut event);
+        }
         let kind = fields::text(&event, "type").unwrap_or_default();
         let lane = fields::text(&event, "stream_id");
-        if let Some(response) = event.get("response").filter(|response| response.is_object()) {
-            let id = fields::text(response, "id");
-            if id.as_ref().is_some_and(|id| self.ended.contains(id)) {
-                return Progress::More;
-            }
-            let another = |open: &Open| open.lane == lane && open.begun && open.id != id;
-            // Responses of one lane follow each other: the end of that one was missed.
-            while let Some(missed) = self.open.iter().position(another) {
+        let response = event.get("response").filter(|response| response.is_object());
+        let begins = response.is_some();
+        let id = response.and_then(|response| fields::text(response, "id"));
+        // Every event of Realtime has it.
+        let id = id.or_else(|| fields::text(&event, "response_id"));
+        if id.as_ref().is_some_and(|id| self.ended.contains(id)) {
+            return Progress::More;
+        }
+        if begins && !self.open.iter().any(|open| open.begun && open.lane == lane && open.id == id) {
+            // Responses of one lane follow each other: the end of this one was missed. Those of Realtime need not.
+            let over = |open: &Open| open.lane == lane && open.begun && (self.session.is_none() || open.lost);
+            while let Some(missed) = self.open.iter().position(over) {
                 self.open.remove(missed).finish(at, End::Unknown, out);
             }
-            if !self.open.iter().any(|open| open.lane == lane) && kind == "response.created" {
+            let next = self.open.iter().position(|open| open.lane == lane && !open.begun);
+            if next.is_none() && kind == "response.created" {
                 if self.open.len() >= Self::MOST_OPEN {
                     return Progress::Complete;
                 }
-                let call = self.unasked(models, at);
-                self.open.push(Open {
-                    lane: lane.clone(),
-                    call: Some(call),
-                    begun: false,
-                    id: None,
-                    lost: false,
-                });
+                let call = Some(self.unasked(models, at));
+                let lane = lane.clone();
+                self.open.push(Open { lane, call, begun: false, id: None, event: None, lost: false });
             }
-            if let Some(open) = self.open.iter_mut().find(|open| open.lane == lane) {
-                open.begun = true;
-                open.id = id;
+            if let Some(open) = self.open.iter_mut().find(|open| open.lane == lane && !open.begun) {
+                (open.begun, open.id) = (true, id.clone());
             }
         }
         let fails = kind == "error";
-        let under_way = |open: &Open| open.lane == lane && (open.begun || fails);
-        let Some(at_hand) = self.open.iter().position(under_way) else { return Progress::More };
+        let Some(at_hand) = self.at_hand(&event, fails, lane.as_deref(), id.as_deref()) else {
+            return Progress::More;
+        };
         if let Some(call) = &mut self.open[at_hand].call {
             call.event(&mut event, read.truncated, at);
         }
@@ -310,13 +344,37 @@ impl Calls {
         Progress::More
     }
 
-    /// A response that nobody was seen to ask for: the server goes on by itself when the client has steered it
-    /// (`response.steer`), or the request was missed.
-    fn unasked(&mut self, models: &mut Models, at: Timestamp) -> CallReader {
-        models.exchanges += 1;
+    /// Which call an event is of.
+    fn at_hand(&self, event: &Value, fails: bool, lane: Option<&str>, id: Option<&str>) -> Option<usize> {
+        let find = |of: &dyn Fn(&Open) -> bool| self.open.iter().position(of);
+        if self.session.is_none() {
+            return find(&|open| open.lane.as_deref() == lane && (open.begun || fails));
+        }
+        if !fails {
+            return find(&|open| open.begun && open.id.as_deref() == id);
+        }
+        // Errors of a session are of any message: one tells which by its id, and one only `response.create` can cause.
+        let error = event.get("error")?;
+        if let Some(cause) = fields::text(error, "event_id") {
+            return find(&|open| !open.begun && open.event.as_ref() == Some(&cause));
+        }
+        let active = error.get("code").is_some_and(|code| code == "conversation_already_has_active_response");
+        self.open.iter().rposition(|open| active && !open.begun)
+    }
+
+    /// A response that nobody was seen to ask for: the server goes on by itself (`response.steer`, or when a user of
+    /// Realtime has spoken), or the request was missed.
+    fn unasked(&mut self, models: &mut Models, at: Timestamp) -> Box<CallReader> {
         self.head.at = at;
-        let mut call = CallReader::new(models, &self.head, self.api, self.named, self.server.clone());
-        call.request_lost = std::mem::take(&mut self.requests_lost);
+        let mut call = self.call(models);
+        // What came of it before it was missed is not known.
+        call.request_lost = self.session.is_none() && std::mem::take(&mut self.requests_lost);
+        if self.session.is_some() {
+            self.complete(models, &mut call, None, false);
+        } else {
+            models.exchanges += 1;
+            call.exchange = models.exchanges;
+        }
         call
     }
 }
@@ -327,8 +385,10 @@ const ENDS: &[&str] =
 
 impl Asking {
     fn push(&mut self, data: &[u8]) {
-        self.call.request_body(data);
-        self.envelope.push(data);
+        if let Some(call) = &mut self.call {
+            call.request_body(data);
+        }
+        self.message.push(data);
     }
 }
 

@@ -18,6 +18,7 @@ mod openai;
 mod openai_chat;
 mod openai_completions;
 mod openai_embeddings;
+mod openai_realtime;
 mod openai_responses;
 mod trace_context;
 
@@ -194,6 +195,9 @@ impl Exchanges for Models {
             let dialogue = match known {
                 Some((api @ Api::OpenAiResponses, named)) => {
                     ModelDialogue::of_calls(head, api, named, server)
+                }
+                None if path.ends_with("/realtime") => {
+                    ModelDialogue::of_calls(head, Api::OpenAiRealtime, false, server)
                 }
                 _ => ModelDialogue::unknown(Sniffer::new(head, host)),
             };
@@ -454,6 +458,7 @@ fn format(api: Api, model: Option<&str>) -> &'static Format {
     match api {
         Api::OpenAiChat => &openai_chat::FORMAT,
         Api::OpenAiResponses => &openai_responses::FORMAT,
+        Api::OpenAiRealtime => &openai_realtime::FORMAT,
         Api::OpenAiCompletions => &openai_completions::FORMAT,
         Api::OpenAiEmbeddings => &openai_embeddings::FORMAT,
         Api::AnthropicMessages => &anthropic::FORMAT,
@@ -743,6 +748,14 @@ impl CallReader {
             Body::Open | Body::Ignored | Body::Pushed => {}
         }
         if self.answer.done { Progress::Complete } else { Progress::More }
+    }
+
+    /// The whole request, and the same for what joins it with others, where it came in several messages.
+    fn ask(&mut self, request: &Value, history: &Value) {
+        self.request.push(request.to_string().as_bytes());
+        if let History::Underway(reading) = &mut self.history {
+            reading.push(history.to_string().as_bytes());
+        }
     }
 
     /// An event of the response, as the format's filter keeps it.

@@ -239,7 +239,7 @@ fn whole(answer: &mut Answer, body: &mut Value) {
         // The API has no reason of its own; these are the words of Chat Completions.
         Some("completed") if answer.asks_for_tool => Some("tool_calls".to_owned()),
         Some("completed") => Some("stop".to_owned()),
-        Some("incomplete") => {
+        Some("incomplete" | "cancelled") => {
             let reason = body.get("incomplete_details").and_then(|details| fields::text(details, "reason"));
             match reason.as_deref() {
                 Some("max_output_tokens") => Some("length".to_owned()),

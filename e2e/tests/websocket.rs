@@ -6,9 +6,19 @@
 use agentsight_e2e::agent::{Agent, Record};
 use agentsight_e2e::comparison::{attribute_differences, cancelled, is_whole, list, output_differences};
 use agentsight_e2e::model_server::ModelServer;
+use agentsight_e2e::process::run;
 use agentsight_e2e::python;
-use agentsight_e2e::truth::{Outcome, Served};
+use agentsight_e2e::truth::Served;
+use agentsight_genai::connection::{Chunk, Connection, Limits, Protocol};
+use agentsight_genai::http::{
+    Dialogue, Direction, End, Exchange, Exchanges, Progress, RequestHead, ResponseHead,
+};
+use agentsight_genai::time::Timestamp;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
 use serde_json::{Value, json};
+use std::process::Command;
 
 /// What is no inference: see genai/src/providers/dialogue.rs.
 const WARM_UP: &str = "responses.warm_up";
@@ -111,4 +121,151 @@ fn what_the_sdk_saw_differently(served: &Served, seen: &[Value]) -> Option<Strin
     let want: Vec<_> = choice.tool_calls.iter().map(|call| json!(call.arguments)).collect();
     let same = seen["id"] == json!(served.id) && seen["text"] == text && calls == want;
     (!same).then(|| format!("the SDK saw {seen}"))
+}
+
+/// A line of websocket_conversations.py.
+#[derive(Deserialize)]
+struct Conversation {
+    /// `>` or `<`, and bytes in base64.
+    moved: Vec<(String, String)>,
+    messages: Messages,
+    #[serde(rename = "closedBy")]
+    closed_by: String,
+    deflate: bool,
+}
+
+/// What both sides said, or were heard to say.
+#[derive(Deserialize, Default, PartialEq, Debug)]
+struct Messages {
+    sent: Vec<String>,
+    received: Vec<String>,
+}
+
+#[test]
+fn conversations_of_a_well_known_implementation_are_read_as_they_were_meant() {
+    const COUNT: usize = 3000;
+    let output = run(Command::new(python::interpreter())
+        .arg(python::agent("websocket_conversations.py"))
+        .args([&COUNT.to_string(), "7"]));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let (mut read, mut deflated, mut messages) = (0, 0, 0);
+    for line in output.stdout.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+        let conversation: Conversation = serde_json::from_slice(line).unwrap();
+        // As it was written, byte by byte, and in pieces that begin and end anywhere.
+        for size in [usize::MAX, 1, 2 + read % 300] {
+            let heard = hear(&conversation, size);
+            assert_eq!(heard.messages, conversation.messages, "conversation {read} in pieces of {size}");
+            let end = if conversation.closed_by == "sent" { End::Cancelled } else { End::Cut };
+            assert_eq!(heard.end, Some(end), "conversation {read}");
+        }
+        read += 1;
+        deflated += usize::from(conversation.deflate);
+        messages += conversation.messages.sent.len() + conversation.messages.received.len();
+    }
+    assert_eq!(read, COUNT);
+    assert!(deflated > COUNT / 2 && messages > COUNT * 5, "{deflated} compressed, {messages} messages");
+}
+
+fn hear(conversation: &Conversation, size: usize) -> Heard {
+    let mut connection = Connection::new(Listener, Limits::default(), true);
+    let (mut heard, mut moved) = (None, [0; 2]);
+    for (mark, bytes) in &conversation.moved {
+        let direction = if mark == ">" { Direction::Sent } else { Direction::Received };
+        let moved = &mut moved[usize::from(direction == Direction::Received)];
+        for data in STANDARD.decode(bytes).unwrap().chunks(size) {
+            let chunk = Chunk { direction, at: Timestamp(0), offset: *moved, data, lost_after: 0 };
+            connection.chunk(chunk, &mut |whole| heard = Some(whole));
+            *moved += data.len() as u64;
+        }
+    }
+    assert_eq!(connection.protocol(), Protocol::WebSocket);
+    heard.expect("it was closed")
+}
+
+/// Writes down the messages of a connection.
+struct Listener;
+
+#[derive(Default)]
+struct Heard {
+    messages: Messages,
+    /// The messages at hand.
+    sent: Vec<u8>,
+    received: Vec<u8>,
+    end: Option<End>,
+}
+
+impl Exchanges for Listener {
+    type Exchange = Heard;
+    type Dialogue = Heard;
+
+    fn open(&mut self, _: &RequestHead) -> Option<Heard> {
+        Some(Heard::default())
+    }
+
+    fn upgrade(&mut self, exchange: Heard) -> Result<Heard, Heard> {
+        Ok(exchange)
+    }
+}
+
+impl Dialogue<Listener> for Heard {
+    fn message(&mut self, _: &mut Listener, direction: Direction, data: &[u8], _: Timestamp) {
+        match direction {
+            Direction::Sent => self.sent.extend_from_slice(data),
+            Direction::Received => self.received.extend_from_slice(data),
+        }
+    }
+
+    fn message_end(
+        &mut self,
+        _: &mut Listener,
+        direction: Direction,
+        _: Timestamp,
+        _: &mut impl FnMut(Heard),
+    ) -> Progress {
+        let (message, messages) = match direction {
+            Direction::Sent => (&mut self.sent, &mut self.messages.sent),
+            Direction::Received => (&mut self.received, &mut self.messages.received),
+        };
+        messages.push(String::from_utf8(std::mem::take(message)).expect("texts are said"));
+        Progress::More
+    }
+
+    fn lost(
+        &mut self,
+        _: &mut Listener,
+        direction: Direction,
+        _: Timestamp,
+        _: &mut impl FnMut(Heard),
+    ) -> Progress {
+        panic!("nothing of what was {direction:?} is missing");
+    }
+
+    fn memory(&self) -> usize {
+        0
+    }
+
+    fn close(mut self, _: Timestamp, end: End, out: &mut impl FnMut(Heard)) {
+        self.end = Some(end);
+        out(self);
+    }
+}
+
+impl Exchange for Heard {
+    type Output = Heard;
+
+    fn request_body(&mut self, _: &[u8]) {}
+
+    fn request_end(&mut self) {}
+
+    fn response_head(&mut self, _: &ResponseHead, _: Timestamp) {}
+
+    fn response_body(&mut self, _: &[u8], _: Timestamp) -> Progress {
+        Progress::More
+    }
+
+    fn lost(&mut self, _: Direction) {}
+
+    fn finish(self, _: Timestamp, _: End) -> Option<Heard> {
+        None
+    }
 }

@@ -224,6 +224,21 @@ fn a_message_that_is_not_to_generate_is_no_call() {
 }
 
 #[test]
+fn a_message_may_name_the_span_that_its_call_hangs_on() {
+    let mut talk = Talk::at("/v1/responses");
+    let metadata = json!({
+        "ws_request_header_traceparent": "00-11111111111111111111111111111111-2222222222222222-01",
+        "ws_request_header_tracestate": "a=1",
+        "session_id": "x",
+    });
+    talk.asks(&create(&json!({"client_metadata": metadata}))).gets(&created("r1")).gets(&completed("r1"));
+    talk.asks(&create(&json!({}))).gets(&created("r2")).gets(&completed("r2"));
+    let parents: Vec<_> = talk.calls().iter().map(|call| call.parent.clone().unwrap()).collect();
+    assert_eq!((parents[0].trace_id.0, parents[0].state.as_str()), ([0x11; 16], "a=1"));
+    assert_eq!(parents[1].trace_id.0[..2], [0x0a, 0xf7], "that of the handshake");
+}
+
+#[test]
 fn calls_with_stream_ids_are_told_apart() {
     let mut talk = Talk::at("/v1/responses");
     let lane = |name: &str| json!({"stream_id": name});

@@ -13,10 +13,11 @@
 //! before it was answered nothing is told any more after a loss: which answer is whose cannot be known.
 
 use super::openai_realtime::{self, Session};
-use super::{CallReader, Found, MAX_FACTS, Models, Sniffer, fields};
+use super::{CallReader, Found, MAX_FACTS, Models, Sniffer, fields, trace_context};
 use crate::call::{Api, Server};
-use crate::http::{Dialogue, Direction, End, Progress, RequestHead};
+use crate::http::{Dialogue, Direction, End, Headers, Progress, RequestHead};
 use crate::json::{self, Keep, Step};
+use crate::telemetry::SpanContext;
 use crate::time::Timestamp;
 use serde_json::Value;
 use std::collections::VecDeque;
@@ -259,6 +260,7 @@ impl Calls {
         let call = generates.then(|| {
             let mut call = call.unwrap_or_else(|| self.call(models));
             call.request_lost = !whole;
+            call.parent = parent(&message).or(call.parent.take());
             self.complete(models, &mut call, fields::take(&mut message, "response"), truncated);
             call
         });
@@ -404,7 +406,26 @@ impl Open {
 fn envelope(path: &[Step], _: bool) -> Keep {
     match path {
         [] => Keep::Into,
-        [key] if matches!(key.name(), "type" | "stream_id" | "generate") => Keep::Into,
+        [key] if matches!(key.name(), "type" | "stream_id" | "generate" | "client_metadata") => Keep::Into,
+        [metadata, key] if metadata.name() == "client_metadata" && key.name().starts_with(HEADER) => {
+            Keep::Into
+        }
         _ => Keep::Nothing,
     }
+}
+
+/// Codex has the headers of a request, which a message cannot have, among its metadata.
+const HEADER: &str = "ws_request_header_";
+
+/// The trace context of one message.
+fn parent(message: &Value) -> Option<SpanContext> {
+    let mut headers = Headers::default();
+    for name in ["traceparent", "tracestate"] {
+        if let Some(value) =
+            message.get("client_metadata").and_then(|data| data.get(format!("{HEADER}{name}")))
+        {
+            headers.push(name, value.as_str()?.as_bytes());
+        }
+    }
+    trace_context::parent(&headers)
 }

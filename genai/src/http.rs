@@ -56,6 +56,8 @@ pub(crate) fn is_never_kept(name: &[u8]) -> bool {
         b"api-key",
         b"x-goog-api-key",
         b"x-amz-security-token",
+        // Browsers, which can set no other header of a WebSocket, name a key of OpenAI's among the protocols.
+        b"sec-websocket-protocol",
     ];
     NEVER_KEPT.contains(&name)
 }

@@ -127,7 +127,10 @@ impl Dialogue<Models> for ModelDialogue {
 
     fn memory(&self) -> usize {
         match &self.0 {
-            Kind::Calls(_) => size_of::<Calls>(),
+            Kind::Calls(calls) => {
+                let held = calls.session.as_ref().map_or(0, |session| session.memory());
+                size_of::<Calls>() + calls.open.len() * size_of::<CallReader>() + held
+            }
             Kind::Unknown(_) => size_of::<Sniffer>(),
         }
     }

@@ -86,6 +86,11 @@ impl Session {
         }
     }
 
+    /// Bytes that its items take, about.
+    pub(super) fn memory(&self) -> usize {
+        size_of::<Self>() + self.held
+    }
+
     /// A response begins, with these fields of its own.
     pub(super) fn ask(&mut self, response: Option<Value>) -> Asked {
         let mut request = self.fields.clone();

@@ -102,7 +102,8 @@ mod heads {
     #[test]
     fn credentials_never_get_into_the_headers() {
         let mut wire = Wire::new();
-        wire.sends("GET / HTTP/1.1\r\nAuthorization: Bearer x\r\nCookie: y\r\nHost: h\r\n\r\n").gets(OK);
+        wire.sends("GET / HTTP/1.1\r\nAuthorization: Bearer x\r\nCookie: y\r\nHost: h\r\n");
+        wire.sends("Sec-WebSocket-Protocol: realtime, openai-insecure-api-key.Bearer\r\n\r\n").gets(OK);
         assert!(!format!("{:?}", only(wire)).contains("Bearer"));
     }
 

@@ -244,7 +244,7 @@ impl Dialogue<Listener> for Heard {
         0
     }
 
-    fn close(mut self, _: Timestamp, end: End, out: &mut impl FnMut(Heard)) {
+    fn close(mut self, _: &mut Listener, _: Timestamp, end: End, out: &mut impl FnMut(Heard)) {
         self.end = Some(end);
         out(self);
     }

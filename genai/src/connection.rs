@@ -9,9 +9,14 @@
 //! line, and with a status line when it is the first to come after that request. A loss of request bytes alone
 //! costs only the rest of that request.
 //!
+//! # A response before its request
+//! Of a program that writes on one thread and reads on another the answer may be there first: what is written is known
+//! when its call returns. Such a response waits for the request, which must have been begun to be written before the
+//! response was read, unless that is `101 (Switching Protocols)`.
+//!
 //! # Memory
-//! A connection holds at most two cut heads of [`Limits::head`] bytes, one decoder a direction (see
-//! [`crate::coding`]), and [`Limits::pending`] exchanges, whatever its peers send. Exchanges bound themselves.
+//! A connection holds at most two cut heads and an early response of [`Limits::head`] bytes each, one decoder a direction
+//! (see [`crate::coding`]), and [`Limits::pending`] exchanges, whatever its peers send. Exchanges bound themselves.
 
 use std::collections::VecDeque;
 
@@ -39,6 +44,8 @@ pub struct Connection<X: Exchanges> {
     resynchronised: bool,
     /// The client has sent a request before the last one was answered.
     pipelines: bool,
+    /// A response that came before its request, in pieces with their times.
+    early: Vec<(Timestamp, Vec<u8>)>,
     /// What reads the connection once it has shown itself to be HTTP/2.
     http2: Option<Box<Http2<X::Exchange>>>,
     /// What reads it once it has become a WebSocket.
@@ -148,6 +155,7 @@ impl<X: Exchanges> Connection<X> {
             sending: false,
             resynchronised: false,
             pipelines: false,
+            early: Vec::new(),
             http2: None,
             websocket: None,
         }
@@ -198,7 +206,7 @@ impl<X: Exchanges> Connection<X> {
             return;
         }
         if let Some(websocket) = self.websocket {
-            websocket.close::<X>(at, end, out);
+            websocket.close(&mut self.exchanges, at, end, out);
             return;
         }
         let ended_by_close = end != End::Cancelled && !self.received.content.is_incomplete();
@@ -219,6 +227,7 @@ impl<X: Exchanges> Connection<X> {
         size_of::<Self>()
             + self.sent.memory()
             + self.received.memory()
+            + self.early.iter().map(|(_, data)| data.capacity()).sum::<usize>()
             + self.pending.capacity() * size_of::<Pending<X::Exchange>>()
             + exchanges.map(Exchange::memory).sum::<usize>()
             + self.http2.as_ref().map_or(0, |http2| http2.memory())
@@ -261,6 +270,7 @@ impl<X: Exchanges> Connection<X> {
             Arrival::Repeat => self.counters.repeats += 1,
             Arrival::Gap { missing } => {
                 let length = missing.end - missing.start;
+                self.replay(out);
                 self.counters.gaps += 1;
                 self.counters.missing_bytes = self.counters.missing_bytes.saturating_add(length);
                 if self.http2.is_some() || self.websocket.is_some() {
@@ -273,10 +283,61 @@ impl<X: Exchanges> Connection<X> {
                     self.lose(direction, at, out);
                 }
             }
-            Arrival::InOrder(_) if self.http2.is_some() || self.websocket.is_some() => {
-                self.hand_on(direction, arrival, at, out);
+            Arrival::InOrder(data) if direction == Direction::Received && self.is_early(data) => {
+                self.early.push((at, data.to_vec()));
             }
-            Arrival::InOrder(data) => self.read(direction, data, at, out),
+            Arrival::InOrder(data) => {
+                if direction == Direction::Received || !self.waits_for(at) {
+                    self.replay(out);
+                }
+                self.in_order(direction, data, at, out);
+                if !self.pending.is_empty() {
+                    self.replay(out);
+                }
+            }
+        }
+    }
+
+    fn in_order(
+        &mut self,
+        direction: Direction,
+        data: &[u8],
+        at: Timestamp,
+        out: &mut impl FnMut(Output<X>),
+    ) {
+        if self.http2.is_some() || self.websocket.is_some() {
+            self.hand_on(direction, Arrival::InOrder(data), at, out);
+        } else if !self.is_quiet() {
+            self.read(direction, data, at, out);
+        }
+    }
+
+    /// Whether received bytes are (more of) a response whose request has not come.
+    fn is_early(&self, data: &[u8]) -> bool {
+        let held: usize = self.early.iter().map(|(_, data)| data.len()).sum();
+        let begins = || {
+            const START: &[u8] = b"HTTP/1.";
+            let length = data.len().min(START.len());
+            matches!(self.protocol, Protocol::Undecided | Protocol::Http1)
+                && self.pending.is_empty()
+                && self.sent.reader.is_between_messages()
+                && self.received.reader.is_between_messages()
+                && data[..length] == START[..length]
+        };
+        held + data.len() <= self.limits.head && (held > 0 || begins())
+    }
+
+    /// Whether the early response may be that to a request which was begun to be written at that time. Nobody switches
+    /// protocols unasked; a server that has waited in vain may say so.
+    fn waits_for(&self, at: Timestamp) -> bool {
+        let head = || self.early.iter().flat_map(|(_, data)| data).take(12);
+        self.early.first().is_some_and(|(began, _)| at <= *began || head().eq(b"HTTP/1.1 101"))
+    }
+
+    /// Reads what waited for a request.
+    fn replay(&mut self, out: &mut impl FnMut(Output<X>)) {
+        for (at, data) in std::mem::take(&mut self.early) {
+            self.in_order(Direction::Received, &data, at, out);
         }
     }
 

@@ -163,7 +163,13 @@ pub trait Dialogue<X: Exchanges> {
     fn memory(&self) -> usize;
 
     /// The connection is over, or cannot be read on. `end` says by whom, and is never [`End::Complete`].
-    fn close(self, at: Timestamp, end: End, out: &mut impl FnMut(<X::Exchange as Exchange>::Output));
+    fn close(
+        self,
+        exchanges: &mut X,
+        at: Timestamp,
+        end: End,
+        out: &mut impl FnMut(<X::Exchange as Exchange>::Output),
+    );
 }
 
 /// Whether the response's content has said that it is complete.

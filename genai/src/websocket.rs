@@ -149,13 +149,14 @@ impl<D> WebSocket<D> {
             end = Some(End::Unknown);
         }
         if let (Some(end), Some(dialogue)) = (end, self.dialogue.take_if(|_| end.is_some())) {
-            dialogue.close(at, end, out);
+            dialogue.close(exchanges, at, end, out);
         }
     }
 
     /// The connection is over.
     pub(crate) fn close<X: Exchanges<Dialogue = D>>(
         self,
+        exchanges: &mut X,
         at: Timestamp,
         end: End,
         out: &mut impl FnMut(Output<X>),
@@ -163,7 +164,7 @@ impl<D> WebSocket<D> {
         D: Dialogue<X>,
     {
         if let Some(dialogue) = self.dialogue {
-            dialogue.close(at, end, out);
+            dialogue.close(exchanges, at, end, out);
         }
     }
 

@@ -312,12 +312,41 @@ fn what_the_server_begins_by_itself_is_a_call_too() {
     );
     talk.gets(&event("response.incomplete", "r1", &json!({}))).gets(&created("r2")).gets(&delta("so"));
     talk.gets(&completed("r2"));
-    assert_eq!(talk.ids(), ["r1", "r2"]);
+    // Who asked for it might still be told.
+    assert_eq!(talk.ids(), ["r1"]);
+    talk.asks(&create(&json!({}))).gets(&created("r3")).gets(&completed("r3"));
+    assert_eq!(talk.ids(), ["r1", "r2", "r3"]);
     let call = talk.calls()[1];
     assert_eq!(
         (call.truncated, &call.outcome, call.request.model.as_deref()),
         (false, &Outcome::Complete, None)
     );
+}
+
+#[test]
+fn a_response_that_is_read_before_its_request_is_known_is_its_response() {
+    let mut talk = Talk::at("/v1/responses");
+    for (id, events) in
+        [("r1", vec![created("r1")]), ("r2", vec![created("r2"), delta("x"), completed("r2")])]
+    {
+        let began = talk.now;
+        talk.now += 10;
+        events.iter().for_each(|event| drop(talk.gets(event).ids()));
+        // The call that wrote it began before these were read.
+        talk.now = began;
+        talk.asks(&create(&json!({"metadata": {"id": id}})));
+        talk.now += 20;
+        if id == "r1" {
+            talk.gets(&completed("r1"));
+        }
+    }
+    assert_eq!(talk.ids(), ["r1", "r2"]);
+    for call in talk.calls() {
+        assert_eq!((call.request.model.as_deref(), &call.outcome), (Some("gpt-5"), &Outcome::Complete));
+        assert!(call.timing.start < call.timing.first_chunk.unwrap());
+    }
+    let talk = talk.close(End::Cut);
+    assert_eq!(talk.ids(), ["r1", "r2"]);
 }
 
 #[test]

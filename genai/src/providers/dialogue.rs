@@ -8,6 +8,12 @@
 //! With `generate: false` the server only reads what a later call continues: it infers nothing, and counts the same input
 //! again in the usage of that call. So this is no call, and its events are passed over.
 //!
+//! # An answer before its question
+//! Of a program that writes on one thread and reads on another, events may be there before the message that asked for them:
+//! what is written is known when its call returns. So the events of a response that nobody asked for wait for the next
+//! message of the client. It is the one that asked where it was begun to be written before they came, or where they have
+//! not come to an end.
+//!
 //! # After a loss
 //! A missing message costs those calls their wholeness that it may have been about. Of a client that was seen to ask
 //! before it was answered nothing is told any more after a loss: which answer is whose cannot be known.
@@ -48,6 +54,8 @@ impl ModelDialogue {
             server,
             asking: None,
             event: None,
+            early: Vec::new(),
+            early_bytes: 0,
             session: (api == Api::OpenAiRealtime).then(Box::default),
             open: Vec::new(),
             ended: VecDeque::new(),
@@ -84,7 +92,7 @@ impl Dialogue<Models> for ModelDialogue {
                 None => Progress::More,
             },
             (Kind::Calls(calls), Direction::Received) => match calls.event.take() {
-                Some(event) => calls.answered(models, event.finish(), at, out),
+                Some(event) => calls.heard(models, event.finish(), at, out),
                 None => Progress::More,
             },
             (Kind::Unknown(sniffer), Direction::Sent) => {
@@ -107,11 +115,13 @@ impl Dialogue<Models> for ModelDialogue {
         match (&mut self.0, direction) {
             (Kind::Calls(calls), Direction::Sent) => {
                 calls.requests_lost = true;
+                calls.replay(models, out);
                 let asked = calls.asking.take().map(|asking| calls.asked(models, asking, false, at, out));
                 if calls.pipelines { Progress::Complete } else { asked.unwrap_or(Progress::More) }
             }
             (Kind::Calls(calls), Direction::Received) => {
                 calls.event = None;
+                calls.replay(models, out);
                 for open in &mut calls.open {
                     open.lost = true;
                     if let Some(call) = &mut open.call {
@@ -129,14 +139,15 @@ impl Dialogue<Models> for ModelDialogue {
         match &self.0 {
             Kind::Calls(calls) => {
                 let held = calls.session.as_ref().map_or(0, |session| session.memory());
-                size_of::<Calls>() + calls.open.len() * size_of::<CallReader>() + held
+                size_of::<Calls>() + calls.open.len() * size_of::<CallReader>() + calls.early_bytes + held
             }
             Kind::Unknown(_) => size_of::<Sniffer>(),
         }
     }
 
-    fn close(self, at: Timestamp, end: End, out: &mut impl FnMut(Found)) {
-        if let Kind::Calls(calls) = self.0 {
+    fn close(self, models: &mut Models, at: Timestamp, end: End, out: &mut impl FnMut(Found)) {
+        if let Kind::Calls(mut calls) = self.0 {
+            calls.replay(models, out);
             calls.open.into_iter().for_each(|open| open.finish(at, end, out));
         }
     }
@@ -153,6 +164,9 @@ struct Calls {
     asking: Option<Asking>,
     /// The server's message at hand.
     event: Option<Box<json::Reader>>,
+    /// Events of a response whose request has not come, and bytes of memory that they take.
+    early: Vec<(Timestamp, json::Read)>,
+    early_bytes: usize,
     /// Of Realtime.
     session: Option<Box<Session>>,
     /// Calls that are not over, in the order in which they were asked for.
@@ -177,6 +191,8 @@ impl std::fmt::Debug for Calls {
 
 /// A message that may ask for a response.
 struct Asking {
+    /// When its first byte was written.
+    at: Timestamp,
     /// The message is the request; of Realtime it is a part of it.
     call: Option<Box<CallReader>>,
     message: json::Reader,
@@ -201,6 +217,8 @@ impl Calls {
     /// Responses under way: as many as streams of HTTP/2.
     const MOST_OPEN: usize = 256;
     const MOST_ENDED: usize = 16;
+    /// Bytes of memory of events that wait for their request: more than comes while a call returns.
+    const MOST_EARLY: usize = 1 << 20;
 
     fn asking(&mut self, models: &Models, at: Timestamp) -> &mut Asking {
         if self.asking.is_none() {
@@ -211,7 +229,8 @@ impl Calls {
                 Some(_) => (None, openai_realtime::message_filter, settings.max_request_content),
             };
             let limits = json::Limits { facts: MAX_FACTS, texts };
-            self.asking = Some(Asking { call, message: json::Reader::new(filter, settings.content, limits) });
+            let message = json::Reader::new(filter, settings.content, limits);
+            self.asking = Some(Asking { at, call, message });
         }
         self.asking.as_mut().expect("it was put there")
     }
@@ -242,12 +261,20 @@ impl Calls {
         at: Timestamp,
         out: &mut impl FnMut(Found),
     ) -> Progress {
-        let Asking { call, message } = asking;
+        let Asking { at: begun, call, message } = asking;
         let json::Read { value: mut message, truncated, .. } = message.finish();
+        let asks = message.get("type").is_some_and(|kind| kind == "response.create");
+        let answered = asks
+            && self.early.first().is_some_and(|(at, _)| {
+                begun <= *at || !self.early.iter().any(|(_, event)| is_last(&event.value))
+            });
+        if !answered {
+            self.replay(models, out);
+        }
         if let Some(session) = &mut self.session {
             session.hear(&mut message);
         }
-        if message.get("type").is_none_or(|kind| kind != "response.create") {
+        if !asks {
             return Progress::More;
         }
         let lane = fields::text(&message, "stream_id");
@@ -269,7 +296,7 @@ impl Calls {
         });
         let event = fields::text(&message, "event_id");
         self.open.push(Open { lane, call, begun: false, id: None, event, lost: false });
-        Progress::More
+        self.replay(models, out)
     }
 
     /// Gives a call its number and, of Realtime, its request.
@@ -291,6 +318,45 @@ impl Calls {
     }
 
     /// A message of the server has come.
+    fn heard(
+        &mut self,
+        models: &mut Models,
+        event: json::Read,
+        at: Timestamp,
+        out: &mut impl FnMut(Found),
+    ) -> Progress {
+        if self.early.is_empty() && !self.is_early(&event.value) {
+            return self.answered(models, event, at, out);
+        }
+        self.early_bytes += size_of::<json::Read>() + fields::memory(&event.value);
+        self.early.push((at, event));
+        if self.early_bytes > Self::MOST_EARLY { self.replay(models, out) } else { Progress::More }
+    }
+
+    /// Whether an event begins, or ends, a response that nobody waits for.
+    fn is_early(&self, event: &Value) -> bool {
+        let kind = event.get("type").and_then(Value::as_str);
+        let lane = fields::text(event, "stream_id");
+        match (kind, &self.session) {
+            (Some("response.created" | "error"), None) => !self.open.iter().any(|open| open.lane == lane),
+            (Some("response.created"), Some(_)) => self.open.iter().all(|open| open.begun),
+            _ => false,
+        }
+    }
+
+    /// Takes the events that waited.
+    fn replay(&mut self, models: &mut Models, out: &mut impl FnMut(Found)) -> Progress {
+        self.early_bytes = 0;
+        let mut progress = Progress::More;
+        for (at, event) in std::mem::take(&mut self.early) {
+            if self.answered(models, event, at, out) == Progress::Complete {
+                progress = Progress::Complete;
+            }
+        }
+        progress
+    }
+
+    /// A message of the server has come, and what asked for it, if anything did.
     fn answered(
         &mut self,
         models: &mut Models,
@@ -335,10 +401,11 @@ impl Calls {
         let Some(at_hand) = self.at_hand(&event, fails, lane.as_deref(), id.as_deref()) else {
             return Progress::More;
         };
+        let ends = is_last(&event);
         if let Some(call) = &mut self.open[at_hand].call {
             call.event(&mut event, read.truncated, at);
         }
-        if fails || ENDS.contains(&kind.as_str()) {
+        if ends {
             let open = self.open.remove(at_hand);
             if let Some(id) = &open.id {
                 self.ended.truncate(Self::MOST_ENDED - 1);
@@ -384,9 +451,20 @@ impl Calls {
     }
 }
 
-/// The events that are a response's last.
-const ENDS: &[&str] =
-    &["response.completed", "response.incomplete", "response.failed", "response.cancelled", "response.done"];
+/// Whether an event is a response's last.
+fn is_last(event: &Value) -> bool {
+    matches!(
+        event.get("type").and_then(Value::as_str),
+        Some(
+            "response.completed"
+                | "response.incomplete"
+                | "response.failed"
+                | "response.cancelled"
+                | "response.done"
+                | "error"
+        )
+    )
+}
 
 impl Asking {
     fn push(&mut self, data: &[u8]) {

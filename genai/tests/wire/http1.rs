@@ -524,6 +524,27 @@ mod protocols {
     }
 
     #[test]
+    fn a_response_that_is_read_before_its_request_is_known_waits_for_it() {
+        for size in 1..60 {
+            let mut wire = Wire::new();
+            for piece in [ACCEPTED, "\r\n\u{1}"].concat().as_bytes()[..].chunks(size) {
+                wire.gets(&piece[..piece.len()]);
+            }
+            assert_eq!(wire.protocol(), Protocol::Undecided);
+            HANDSHAKE.as_bytes().chunks(size).for_each(|piece| {
+                wire.sends(piece);
+            });
+            assert_eq!(wire.protocol(), Protocol::WebSocket, "{size}");
+        }
+        // Any other only where it was begun to be written before.
+        let mut wire = Wire::new();
+        wire.sends(post("/", "1")).gets(ok("1")).gets(ok("2"));
+        wire.sends(post("/", "2")).gets(ok("3"));
+        let answers: Vec<_> = wire.seen().iter().map(Seen::answered).collect();
+        assert_eq!((wire.counters().unsolicited, &answers[..]), (1, &["1", "3"][..]));
+    }
+
+    #[test]
     fn a_websocket_loses_no_more_than_it_must() {
         let take = "Sec-WebSocket-Extensions: permessage-deflate\r\n";
         let no_take = "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover\r\n";

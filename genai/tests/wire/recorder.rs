@@ -95,7 +95,7 @@ impl Dialogue<Recorder> for Recording {
         0
     }
 
-    fn close(self, at: Timestamp, end: End, out: &mut impl FnMut(Seen)) {
+    fn close(self, _: &mut Recorder, at: Timestamp, end: End, out: &mut impl FnMut(Seen)) {
         assert!(end != End::Complete);
         self.finish(at, end).into_iter().for_each(out);
     }

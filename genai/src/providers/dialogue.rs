@@ -236,7 +236,10 @@ impl Calls {
     }
 
     fn call(&self, models: &Models) -> Box<CallReader> {
-        Box::new(CallReader::new(models, &self.head, self.api, self.named, self.server.clone()))
+        let mut call = CallReader::new(models, &self.head, self.api, self.named, self.server.clone());
+        // Nothing else is to be had here.
+        call.hints.streams = true;
+        Box::new(call)
     }
 
     fn event(&mut self, models: &Models) -> &mut json::Reader {

@@ -196,7 +196,7 @@ pub struct Reader {
 }
 
 /// A part of a message.
-#[derive(PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Part<'a> {
     /// More of it, text or not.
     Message(&'a [u8]),

@@ -215,12 +215,17 @@ fn calls_one_after_the_other_are_told_as_they_end() {
 #[test]
 fn a_message_that_is_not_to_generate_is_no_call() {
     let mut talk = Talk::at("/v1/responses");
-    talk.asks(&create(&json!({"generate": false, "tools": [{"type": "function", "name": "f"}]})));
+    let warm_up = json!({"generate": false, "input": "Rules", "tools": [{"type": "function", "name": "f"}]});
+    talk.asks(&create(&warm_up));
     talk.gets(&created("warm")).gets(&completed("warm"));
     assert_eq!((talk.ids().len(), talk.mailbox.lock().unwrap().len()), (0, 0));
     talk.asks(&create(&json!({"previous_response_id": "warm"}))).gets(&created("r1")).gets(&completed("r1"));
-    assert_eq!(talk.ids(), ["r1"]);
-    assert_eq!(talk.close(End::Cut).calls().len(), 1);
+    talk.asks(&create(&json!({"previous_response_id": "r1"}))).gets(&created("r2")).gets(&completed("r2"));
+    assert_eq!(talk.ids(), ["r1", "r2"]);
+    let asked = |call: &Call| format!("{:?}", call.request.content.as_ref().unwrap().messages);
+    let told: Vec<_> = talk.calls().into_iter().map(|call| asked(call).matches("Rules").count()).collect();
+    assert_eq!(told, [1, 0], "it is content of the call that continues it");
+    assert_eq!(talk.close(End::Cut).calls().len(), 2);
 }
 
 #[test]

@@ -6,7 +6,8 @@
 //! carries no id of its response belongs to the one that is under way.
 //!
 //! With `generate: false` the server only reads what a later call continues: it infers nothing, and counts the same input
-//! again in the usage of that call. So this is no call, and its events are passed over.
+//! again in the usage of that call. So this is no call, and its events are passed over; what it brought is content of the
+//! call that continues it.
 //!
 //! # An answer before its question
 //! Of a program that writes on one thread and reads on another, events may be there before the message that asked for them:
@@ -56,6 +57,7 @@ impl ModelDialogue {
             event: None,
             early: Vec::new(),
             early_bytes: 0,
+            warm: None,
             session: (api == Api::OpenAiRealtime).then(Box::default),
             open: Vec::new(),
             ended: VecDeque::new(),
@@ -167,6 +169,8 @@ struct Calls {
     /// Events of a response whose request has not come, and bytes of memory that they take.
     early: Vec<(Timestamp, json::Read)>,
     early_bytes: usize,
+    /// The id of the last response that was not to generate anything, and what asked for it.
+    warm: Option<(String, Value)>,
     /// Of Realtime.
     session: Option<Box<Session>>,
     /// Calls that are not over, in the order in which they were asked for.
@@ -204,6 +208,8 @@ struct Open {
     lane: Option<String>,
     /// `None`: it is to be no call.
     call: Option<Box<CallReader>>,
+    /// What it was asked with, where it is to be no call and content is wanted.
+    warm: Option<Value>,
     /// Events have come.
     begun: bool,
     id: Option<String>,
@@ -289,16 +295,23 @@ impl Calls {
         if self.open.len() >= Self::MOST_OPEN {
             return Progress::Complete;
         }
-        let generates = message.get("generate") != Some(&Value::Bool(false));
-        let call = generates.then(|| {
-            let mut call = call.unwrap_or_else(|| self.call(models));
+        let mut call = call.unwrap_or_else(|| self.call(models));
+        let mut open =
+            Open { lane, call: None, warm: None, begun: false, id: None, event: None, lost: false };
+        if message.get("generate") == Some(&Value::Bool(false)) {
+            let content = call.answer.wants_content();
+            open.warm = Some(call.request.finish().value).filter(|_| content);
+        } else {
             call.request_lost = !whole;
             call.parent = parent(&message).or(call.parent.take());
+            let previous = fields::text(&message, "previous_response_id");
+            let continued = self.warm.take_if(|(id, _)| previous.as_ref() == Some(id));
+            call.prelude = continued.map(|(_, request)| request);
             self.complete(models, &mut call, fields::take(&mut message, "response"), truncated);
-            call
-        });
-        let event = fields::text(&message, "event_id");
-        self.open.push(Open { lane, call, begun: false, id: None, event, lost: false });
+            open.event = fields::text(&message, "event_id");
+            open.call = Some(call);
+        }
+        self.open.push(open);
         self.replay(models, out)
     }
 
@@ -394,7 +407,8 @@ impl Calls {
                 }
                 let call = Some(self.unasked(models, at));
                 let lane = lane.clone();
-                self.open.push(Open { lane, call, begun: false, id: None, event: None, lost: false });
+                let open = Open { lane, call, warm: None, begun: false, id: None, event: None, lost: false };
+                self.open.push(open);
             }
             if let Some(open) = self.open.iter_mut().find(|open| open.lane == lane && !open.begun) {
                 (open.begun, open.id) = (true, id.clone());
@@ -409,7 +423,10 @@ impl Calls {
             call.event(&mut event, read.truncated, at);
         }
         if ends {
-            let open = self.open.remove(at_hand);
+            let mut open = self.open.remove(at_hand);
+            if let (Some(id), Some(warm)) = (&open.id, open.warm.take()) {
+                self.warm = Some((id.clone(), warm));
+            }
             if let Some(id) = &open.id {
                 self.ended.truncate(Self::MOST_ENDED - 1);
                 self.ended.push_front(id.clone());
@@ -490,7 +507,14 @@ impl Open {
 fn envelope(path: &[Step], _: bool) -> Keep {
     match path {
         [] => Keep::Into,
-        [key] if matches!(key.name(), "type" | "stream_id" | "generate" | "client_metadata") => Keep::Into,
+        [key]
+            if matches!(
+                key.name(),
+                "type" | "stream_id" | "generate" | "previous_response_id" | "client_metadata"
+            ) =>
+        {
+            Keep::Into
+        }
         [metadata, key] if metadata.name() == "client_metadata" && key.name().starts_with(HEADER) => {
             Keep::Into
         }

@@ -540,6 +540,8 @@ struct CallReader {
     model: Option<String>,
     start: Timestamp,
     request: json::Reader,
+    /// What the provider was told before, for this request to continue.
+    prelude: Option<Value>,
     history: History,
     exchange: u64,
     mailbox: Option<Mailbox>,
@@ -620,6 +622,7 @@ impl CallReader {
                 settings.content,
                 limits(settings.max_request_content),
             ),
+            prelude: None,
             history: History::Underway(Box::new(history::Reading::new(
                 format.history,
                 models.key,
@@ -820,6 +823,11 @@ impl CallReader {
         links.asks = answer.take_asks();
         if let Some(content) = &mut request.content {
             content.truncated = cut_content;
+            let before = self.prelude.and_then(|mut before| (self.format.request)(&mut before, true).content);
+            if let Some(mut before) = before {
+                before.messages.append(&mut content.messages);
+                content.messages = before.messages;
+            }
         }
 
         let outcome = match answer.failure.take() {

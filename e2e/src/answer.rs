@@ -264,9 +264,7 @@ mod tests {
     use serde_json::{Value, json};
 
     fn answer(body: &Value) -> Answer {
-        let request =
-            Request { method: "POST".into(), path: "/".into(), headers: Vec::new(), body: Vec::new() };
-        let behaviour = Behaviour::of(&request).unwrap();
+        let behaviour = Behaviour::of(&Request::default()).unwrap();
         Answer::to(&Question::of(Api::Chat, "/v1/chat/completions", body), &behaviour, &mut Ids::new(1, 1))
     }
 

@@ -54,6 +54,8 @@ pub struct Behaviour {
     pub reasoning: Option<String>,
     /// `x-mock-no-usage`: a server that tells no token counts.
     pub no_usage: bool,
+    /// `x-mock-deflate`: whether messages of a WebSocket are compressed, where the client offers it.
+    pub deflate: Option<Deflate>,
     /// `x-mock-no-done`: no `data: [DONE]` at the end of a stream.
     pub no_done: bool,
 }
@@ -82,6 +84,15 @@ pub enum Coding {
     Zstd,
 }
 
+/// How messages of a WebSocket are compressed (RFC 7692), in both directions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Deflate {
+    /// With the window of those before.
+    Takeover,
+    /// Each by itself.
+    NoTakeover,
+}
+
 /// Ways to frame a body (RFC 9112, section 6).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Framing {
@@ -102,7 +113,7 @@ pub enum Writes {
     Each,
     /// Head and all events in as few writes as possible.
     Coalesced,
-    /// So many bytes at a time.
+    /// So many bytes at a time; of a message of a WebSocket, so many in a frame.
     Bytes(usize),
 }
 
@@ -187,6 +198,12 @@ impl Behaviour {
             cache_write: number("cache-write")?.unwrap_or(0),
             reasoning: text("reasoning"),
             no_usage: flag("no-usage"),
+            deflate: match text("deflate").as_deref() {
+                None | Some("no") => None,
+                Some("takeover") => Some(Deflate::Takeover),
+                Some("no-takeover") => Some(Deflate::NoTakeover),
+                Some(other) => return unknown("deflate", other, "no, takeover, no-takeover"),
+            },
             no_done: flag("no-done"),
         })
     }

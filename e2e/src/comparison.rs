@@ -65,8 +65,10 @@ pub fn attribute_differences(served: &Served, span: &Span) -> Vec<String> {
         let got: Vec<_> =
             got.as_array().into_iter().flatten().filter_map(Value::as_str).map(reason).collect();
         let mut want: Vec<_> = served.finish_reasons.iter().map(|r| reason(r)).collect();
-        // Responses has one status for both; the conventions' reason is what it holds.
-        if served.api == "responses" && served.choices.iter().any(|choice| !choice.tool_calls.is_empty()) {
+        // Responses and Realtime have one status for both; the conventions' reason is what it holds.
+        if matches!(served.api.as_str(), "responses" | "realtime")
+            && served.choices.iter().any(|choice| !choice.tool_calls.is_empty())
+        {
             want = vec!["tool_call"];
         }
         if got != want {

@@ -10,12 +10,14 @@ const LARGEST_HEAD: usize = 256 << 10;
 const LARGEST_BODY: usize = 64 << 20;
 
 /// A request with its whole body.
-#[derive(Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Request {
     /// GET, POST …
     pub method: String,
     /// The path without its query.
     pub path: String,
+    /// What stands behind the `?`.
+    pub query: String,
     /// Names in lower case, in order.
     pub headers: Vec<(String, String)>,
     /// All of it, without its framing.
@@ -46,9 +48,11 @@ impl Request {
             let mut head = httparse::Request::new(&mut headers);
             if let httparse::Status::Complete(length) = head.parse(buffer)? {
                 let target = head.path.unwrap_or("/");
+                let (path, query) = target.split_once('?').unwrap_or((target, ""));
                 let request = Self {
                     method: head.method.unwrap_or_default().to_owned(),
-                    path: target.split('?').next().unwrap_or(target).to_owned(),
+                    path: path.to_owned(),
+                    query: query.to_owned(),
                     headers: head
                         .headers
                         .iter()

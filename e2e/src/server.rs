@@ -5,11 +5,13 @@ use crate::answers::errors::Failure;
 use crate::answers::{Content, Making, Rendered, render};
 use crate::behaviour::{Behaviour, Cut};
 use crate::certificates;
+use crate::dialogue::{Dialogue, Reply};
 use crate::ids::Ids;
 use crate::question::{Api, Question};
 use crate::request::Request;
 use crate::response::Response;
 use crate::truth::{Log, Outcome, Served};
+use crate::websocket::WebSocket;
 use anyhow::Context;
 use bytes::BytesMut;
 use serde_json::{Value, json};
@@ -152,24 +154,19 @@ async fn serve_connection<S: AsyncRead + AsyncWrite + Unpin>(
     loop {
         // Resets between requests are how many clients leave.
         let Ok(Some(mut request)) = Request::read_head(stream, &mut buffer).await else { return Ok(None) };
-        let sequence = state.sequence.fetch_add(1, Ordering::Relaxed) + 1;
-        let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let early = request.header("x-mock-early").is_some();
         if !early && request.read_body(stream, &mut buffer).await.is_err() {
             return Ok(None);
         }
-        let mut served = Served {
-            sequence,
-            at_ms: at.as_millis() as u64,
-            method: request.method.clone(),
-            path: request.path.clone(),
-            // 00-TRACE-SPAN-FLAGS (W3C Trace Context, section 3.2).
-            trace_id: request.header("traceparent").and_then(|t| t.split('-').nth(1)).map(str::to_owned),
-            retry: request.header("x-stainless-retry-count").and_then(|n| n.parse().ok()),
-            request_bytes: request.body.len(),
-            ..Served::default()
-        };
-        let (behaviour, response) = respond(&request, state, &mut served, at.as_secs());
+        if let Some(dialogue) =
+            Dialogue::of(&request.path, &request.query).filter(|_| request.method == "GET")
+            && let Ok(behaviour) = Behaviour::of(&request)
+            && let Some(mut websocket) = WebSocket::accept(&request, &behaviour, stream, &mut buffer).await?
+        {
+            return converse_in_messages(&request, &behaviour, dialogue, &mut websocket, state).await;
+        }
+        let mut served = begun(&request, state);
+        let (behaviour, response) = respond(&request, state, &mut served);
         let sent = response.send(stream, &behaviour, request.method == "HEAD").await?;
         if early && request.read_body(stream, &mut buffer).await.is_err() {
             served.outcome = Outcome::ClientGone;
@@ -184,19 +181,100 @@ async fn serve_connection<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
+/// The line of the log of a request that was just read.
+fn begun(request: &Request, state: &State) -> Served {
+    let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Served {
+        sequence: state.sequence.fetch_add(1, Ordering::Relaxed) + 1,
+        at_ms: at.as_millis() as u64,
+        method: request.method.clone(),
+        path: request.path.clone(),
+        // 00-TRACE-SPAN-FLAGS (W3C Trace Context, section 3.2).
+        trace_id: request.header("traceparent").and_then(|t| t.split('-').nth(1)).map(str::to_owned),
+        retry: request.header("x-stainless-retry-count").and_then(|n| n.parse().ok()),
+        request_bytes: request.body.len(),
+        ..Served::default()
+    }
+}
+
+/// Answers what is asked in messages, until the client closes or the connection is to be cut.
+async fn converse_in_messages<S: AsyncRead + AsyncWrite + Unpin>(
+    handshake: &Request,
+    behaviour: &Behaviour,
+    mut dialogue: Dialogue,
+    websocket: &mut WebSocket<'_, S>,
+    state: &State,
+) -> anyhow::Result<Option<Cut>> {
+    let mut messages = dialogue.greeting();
+    loop {
+        for message in &messages {
+            websocket.send(message).await?;
+        }
+        let Some(message) = websocket.receive().await? else { return Ok(None) };
+        let (body, said, warms_up) = match dialogue.hear(message) {
+            Reply::Messages(said) => {
+                messages = said;
+                continue;
+            }
+            Reply::Request { body, said, warms_up } => (body, said, warms_up),
+        };
+        let case = body["metadata"]["case"].as_str().map(str::to_owned);
+        // What is asked over HTTP where this is asked in messages.
+        let request = Request {
+            method: "POST".to_owned(),
+            path: "/v1/responses".to_owned(),
+            body: body.to_string().into_bytes(),
+            ..handshake.clone()
+        };
+        let mut served = begun(&request, state);
+        let (_, response) = respond(&request, state, &mut served);
+        served.case = case.or(served.case);
+        served.path.clone_from(&handshake.path);
+        served.request = logged(state, &request, said);
+        if warms_up {
+            served.api = "responses.warm_up".to_owned();
+        } else if matches!(dialogue, Dialogue::Realtime(_)) {
+            served.api = "realtime".to_owned();
+            // It does not say it again.
+            served.model = None;
+        }
+        messages = dialogue.messages(response, &body, warms_up);
+        served.chunks = messages.len();
+        served.response_bytes = messages.iter().map(|message| message.to_string().len()).sum();
+        if behaviour.cut.is_some() {
+            messages.truncate(behaviour.cut_after.unwrap_or(messages.len() / 2));
+            served.outcome = Outcome::Cut;
+        }
+        tokio::time::sleep(behaviour.first_delay).await;
+        for message in std::mem::take(&mut messages) {
+            if websocket.send(&message).await.is_err() {
+                served.outcome = Outcome::ClientGone;
+                break;
+            }
+            tokio::time::sleep(behaviour.chunk_delay).await;
+        }
+        let outcome = served.outcome;
+        state.log.add(served);
+        match outcome {
+            Outcome::Complete => {}
+            Outcome::Cut => return Ok(behaviour.cut),
+            Outcome::ClientGone => return Ok(None),
+        }
+    }
+}
+
 /// The largest request that the log repeats, in bytes: agents send a hundred kilobytes before anybody has said a word.
 const LOGGED_REQUEST: usize = 512 << 10;
 
-fn respond(request: &Request, state: &State, served: &mut Served, now: u64) -> (Behaviour, Response) {
+fn respond(request: &Request, state: &State, served: &mut Served) -> (Behaviour, Response) {
+    let now = served.at_ms / 1000;
     let api = Api::of(&request.method, &request.path);
     served.api = api.map_or("", Api::name).to_owned();
     let behaviour = match Behaviour::of(request) {
         Ok(behaviour) => behaviour,
         Err(message) => {
             let failure = Failure { message, ..Failure::of(api, 400, "") };
-            let plain =
-                Request { headers: Vec::new(), method: String::new(), path: String::new(), body: Vec::new() };
-            let behaviour = Behaviour::of(&plain).expect("no header is no wrong header");
+            let behaviour = Behaviour::of(&Request::default()).expect("no header is no wrong header");
             return (behaviour, refuse(api, &failure, None, served));
         }
     };

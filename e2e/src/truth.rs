@@ -25,7 +25,8 @@ pub struct Served {
     pub method: String,
     /// Without the query.
     pub path: String,
-    /// See [`crate::question::Api::name`]; empty for a path that leads to none.
+    /// See [`crate::question::Api::name`]; empty for a path that leads to none. Over a WebSocket also `realtime`, and
+    /// `responses.warm_up` where nothing was to be generated.
     pub api: String,
     /// The body of the request, as JSON, where it was no larger than 512 KiB.
     pub request: Option<Value>,

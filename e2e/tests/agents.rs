@@ -12,6 +12,7 @@ use agentsight_e2e::real_agents;
 use agentsight_e2e::telemetry::Telemetry;
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use std::collections::HashSet;
 use std::fs::Permissions;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -174,31 +175,7 @@ fn codex_with_a_tool_call_over_http_is_seen_whole_in_each_release() {
         std::fs::copy(SYSTEM_CERTIFICATES, &bundle).unwrap();
         let ca = std::fs::read(server.ca()).unwrap();
         std::fs::OpenOptions::new().append(true).open(&bundle).unwrap().write_all(&ca).unwrap();
-        let configuration = format!(
-            r#"model_provider = "mock"
-model = "gpt-5"
-check_for_update_on_startup = false
-[analytics]
-enabled = false
-[model_providers.mock]
-name = "mock"
-base_url = "{}/v1"
-env_key = "OPENAI_API_KEY"
-wire_api = "responses"
-supports_websockets = false
-"#,
-            server.base()
-        );
-        std::fs::write(folder.path().join("config.toml"), configuration).unwrap();
-        let record = agent
-            .record(&program)
-            .option("--content")
-            .args(["exec", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox"])
-            .arg(r#"Please use exec_command {"cmd":"echo agentsight-$((40+2))"}"#)
-            .env("TERM", "dumb")
-            .env("CODEX_HOME", folder.path())
-            .env("OPENAI_API_KEY", "sk-test-0123456789");
-        let record = only_on_loopback(record);
+        let record = codex(agent.record(&program), &server, folder.path(), "supports_websockets = false");
         let traced = record.command();
         let mut command = Command::new("unshare");
         command
@@ -263,6 +240,69 @@ fn gemini_cli_with_a_tool_call_is_seen_whole() {
 /// Its line in the table of docs/coverage.md.
 fn row<'a>(program: &'a str, version: &'a str, file: &'a Path) -> Row<'a> {
     Row { program, version, file: Some(file), protocol: "HTTP/1.1" }
+}
+
+/// Codex and a tool, with more of its provider's configuration; its own is in `folder`.
+fn codex<'a>(record: Record<'a>, server: &ModelServer, folder: &Path, provider: &str) -> Record<'a> {
+    let configuration = format!(
+        r#"model_provider = "mock"
+model = "gpt-5"
+check_for_update_on_startup = false
+[analytics]
+enabled = false
+[model_providers.mock]
+name = "mock"
+base_url = "{}/v1"
+env_key = "OPENAI_API_KEY"
+wire_api = "responses"
+{provider}
+"#,
+        server.base()
+    );
+    std::fs::write(folder.join("config.toml"), configuration).unwrap();
+    let record = record
+        .option("--content")
+        .args(["exec", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox"])
+        .arg(r#"Please use exec_command {"cmd":"echo agentsight-$((40+2))"}"#)
+        .env("TERM", "dumb")
+        .env("CODEX_HOME", folder)
+        .env("OPENAI_API_KEY", "sk-test-0123456789");
+    only_on_loopback(record)
+}
+
+/// Over TLS it uses rustls for this; without, what it says stands in its sockets.
+#[test]
+fn codex_with_a_tool_call_over_a_websocket_is_seen_whole_in_each_release() {
+    let Some(agent) = Agent::or_skip() else { return };
+    for version in ["0.130.0", "0.171.0"] {
+        let Some(program) = real_agents::or_skip("codex", version) else { return };
+        let who = format!("Codex {version}");
+        let server = ModelServer::start_plain();
+        let folder = tempfile::tempdir().unwrap();
+        let provider = r#"supports_websockets = true
+http_headers = { "x-mock-deflate" = "takeover" }"#;
+        let recording = codex(agent.record(program), &server, folder.path(), provider)
+            .option("--plaintext")
+            .run()
+            .succeeded();
+        let log = String::from_utf8_lossy(&recording.output.stderr);
+        let said = String::from_utf8_lossy(&recording.output.stdout);
+        assert!(said.contains("agentsight-42"), "{who}: {said}\n{log}");
+        let served = server.stop();
+        let in_messages = served.iter().filter_map(|served| served.request.as_ref());
+        assert!(
+            in_messages.clone().all(|request| request["type"] == "response.create"),
+            "{who}: {served:#?}"
+        );
+        let continued = in_messages.filter(|request| request["previous_response_id"].is_string()).count();
+        assert!(continued >= 1, "{who}: {served:#?}");
+        let calls = calls_are_what_was_served(&recording.telemetry, &served, &who, &log);
+        assert!(calls >= 2, "{who}: a call before and one after the tool, not {calls}");
+        let row = Row { program: "Codex, without TLS", version, file: None, protocol: "WebSocket" };
+        row.was_seen(&agent, &served);
+        let traces: HashSet<_> = recording.telemetry.calls().map(|call| &call.trace_id).collect();
+        assert_eq!(traces.len(), 1, "{who}: it is one turn\n{log}");
+    }
 }
 
 #[test]

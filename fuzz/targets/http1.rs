@@ -3,4 +3,4 @@
 
 mod connection;
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| connection::test(b"", input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| connection::test([b"", b""], input));

@@ -3,4 +3,4 @@
 
 mod connection;
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| connection::test(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| connection::test([b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b""], input));

@@ -61,6 +61,8 @@ pub enum Api {
     OpenAiChat,
     /// OpenAI's `…/responses`.
     OpenAiResponses,
+    /// OpenAI's `…/realtime`, over a WebSocket.
+    OpenAiRealtime,
     /// OpenAI's `…/completions`.
     OpenAiCompletions,
     /// OpenAI's `…/embeddings`.
@@ -96,7 +98,11 @@ impl Api {
     pub fn is_openai(self) -> bool {
         matches!(
             self,
-            Api::OpenAiChat | Api::OpenAiResponses | Api::OpenAiCompletions | Api::OpenAiEmbeddings
+            Api::OpenAiChat
+                | Api::OpenAiResponses
+                | Api::OpenAiRealtime
+                | Api::OpenAiCompletions
+                | Api::OpenAiEmbeddings
         )
     }
 }

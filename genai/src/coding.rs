@@ -204,21 +204,31 @@ impl Stage {
 const OUTPUT: usize = 16 << 10;
 
 /// What flate2's Rust back end allocates (32 KiB window, tables), and the output piece.
-const INFLATE_MEMORY: usize = (44 << 10) + OUTPUT;
+pub(crate) const INFLATE_MEMORY: usize = (44 << 10) + OUTPUT;
 
 /// Raw deflate or zlib.
-struct Inflate {
+pub(crate) struct Inflate {
     state: Decompress,
     output: Box<[u8]>,
 }
 
 impl Inflate {
-    fn new(zlib: bool) -> Self {
+    pub(crate) fn new(zlib: bool) -> Self {
         Inflate { state: Decompress::new(zlib), output: vec![0; OUTPUT].into_boxed_slice() }
     }
 
+    /// The next byte begins another stream, raw and with a window of its own.
+    pub(crate) fn restart(&mut self) {
+        self.state.reset(false);
+    }
+
     /// Decodes from the front of `data` and removes what was used. `true`: the stream has ended.
-    fn push(&mut self, data: &mut &[u8], coding: Coding, out: Sink<'_>) -> Result<bool, CodingError> {
+    pub(crate) fn push(
+        &mut self,
+        data: &mut &[u8],
+        coding: Coding,
+        out: Sink<'_>,
+    ) -> Result<bool, CodingError> {
         loop {
             let (read, written) = (self.state.total_in(), self.state.total_out());
             let status = self
@@ -392,7 +402,7 @@ impl Gzip {
                 return part;
             }
         }
-        self.inflate.state.reset(false);
+        self.inflate.restart();
         GzipAt::Data
     }
 }

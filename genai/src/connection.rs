@@ -9,9 +9,14 @@
 //! line, and with a status line when it is the first to come after that request. A loss of request bytes alone
 //! costs only the rest of that request.
 //!
+//! # A response before its request
+//! Of a program that writes on one thread and reads on another the answer may be there first: what is written is known
+//! when its call returns. Such a response waits for the request, which must have been begun to be written before the
+//! response was read, unless that is `101 (Switching Protocols)`.
+//!
 //! # Memory
-//! A connection holds at most two cut heads of [`Limits::head`] bytes, one decoder a direction (see
-//! [`crate::coding`]), and [`Limits::pending`] exchanges, whatever its peers send. Exchanges bound themselves.
+//! A connection holds at most two cut heads and an early response of [`Limits::head`] bytes each, one decoder a direction
+//! (see [`crate::coding`]), and [`Limits::pending`] exchanges, whatever its peers send. Exchanges bound themselves.
 
 use std::collections::VecDeque;
 
@@ -21,6 +26,7 @@ use crate::http1::{self, Kind, Malformed, Method, Part, Reader, Request, Respons
 use crate::http2::{self, Http2};
 use crate::streams::{Arrival, Stream};
 use crate::time::Timestamp;
+use crate::websocket::{Agreed, WebSocket};
 
 /// Reads one connection's plaintext.
 pub struct Connection<X: Exchanges> {
@@ -38,8 +44,12 @@ pub struct Connection<X: Exchanges> {
     resynchronised: bool,
     /// The client has sent a request before the last one was answered.
     pipelines: bool,
+    /// A response that came before its request, in pieces with their times.
+    early: Vec<(Timestamp, Vec<u8>)>,
     /// What reads the connection once it has shown itself to be HTTP/2.
     http2: Option<Box<Http2<X::Exchange>>>,
+    /// What reads it once it has become a WebSocket.
+    websocket: Option<Box<WebSocket<X::Dialogue>>>,
 }
 
 /// Bytes that moved in one call, or a part of them.
@@ -67,7 +77,7 @@ pub struct Limits {
     pub pending: usize,
     /// Open streams of HTTP/2. Servers allow 100 (the least that RFC 9113 advises) to 250.
     pub streams: usize,
-    /// Decoded bytes of one coded body.
+    /// Decoded bytes of one coded body, or of one message of a WebSocket.
     pub decoded: u64,
 }
 
@@ -77,7 +87,7 @@ impl Default for Limits {
     }
 }
 
-/// What a connection was found to carry. Only of the first three anything is read; the others cost a branch a chunk.
+/// What a connection was found to carry. Only of the first four anything is read; the others cost a branch a chunk.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Protocol {
     /// Too little was seen.
@@ -86,9 +96,11 @@ pub enum Protocol {
     Http1,
     /// HTTP/2, the traced process being the client.
     Http2,
+    /// HTTP/1 that became a WebSocket.
+    WebSocket,
     /// HTTP, the traced process being the server.
     ServerSide,
-    /// HTTP/1 that became another protocol, by `101 (Switching Protocols)` or CONNECT.
+    /// HTTP/1 that became another protocol, or a WebSocket that nobody wants, by `101 (Switching Protocols)` or CONNECT.
     Tunnel,
     /// Something else.
     Unknown,
@@ -109,7 +121,7 @@ pub struct Counters {
     pub losses: u64,
     /// Times that it found a message to go on with.
     pub resynchronisations: u64,
-    /// Messages and frames that are not HTTP as it should be.
+    /// Messages and frames that are not HTTP, or WebSocket, as it should be.
     pub malformed: u64,
     /// Heads of HTTP/2 requests whose method or path was said before the connection was joined, or in a gap.
     pub unreadable_heads: u64,
@@ -117,9 +129,9 @@ pub struct Counters {
     pub unsolicited: u64,
     /// 1 where the connection was joined in the middle of a message: the exchange under way then is not seen.
     pub joined_midway: u64,
-    /// Bodies whose coding is not supported or that are not what it says.
+    /// Bodies, and messages of a WebSocket, whose coding is not supported or that are not what it says.
     pub undecodable: u64,
-    /// Bodies over [`Limits::decoded`].
+    /// Those over [`Limits::decoded`].
     pub oversized: u64,
     /// Exchanges of interest that were given up, their pairing or place being in doubt.
     pub abandoned: u64,
@@ -143,7 +155,9 @@ impl<X: Exchanges> Connection<X> {
             sending: false,
             resynchronised: false,
             pipelines: false,
+            early: Vec::new(),
             http2: None,
+            websocket: None,
         }
     }
 
@@ -191,6 +205,10 @@ impl<X: Exchanges> Connection<X> {
             http2.close(at, end, out);
             return;
         }
+        if let Some(websocket) = self.websocket {
+            websocket.close(&mut self.exchanges, at, end, out);
+            return;
+        }
         let ended_by_close = end != End::Cancelled && !self.received.content.is_incomplete();
         let by_close = if ended_by_close { End::Complete } else { end };
         let until_close = self.received.reader.is_until_close();
@@ -209,9 +227,11 @@ impl<X: Exchanges> Connection<X> {
         size_of::<Self>()
             + self.sent.memory()
             + self.received.memory()
+            + self.early.iter().map(|(_, data)| data.capacity()).sum::<usize>()
             + self.pending.capacity() * size_of::<Pending<X::Exchange>>()
             + exchanges.map(Exchange::memory).sum::<usize>()
             + self.http2.as_ref().map_or(0, |http2| http2.memory())
+            + self.websocket.as_ref().map_or(0, |websocket| websocket.memory::<X>())
     }
 
     /// What the connection carries, as far as is known.
@@ -225,7 +245,10 @@ impl<X: Exchanges> Connection<X> {
     }
 
     fn is_quiet(&self) -> bool {
-        !matches!(self.protocol, Protocol::Undecided | Protocol::Http1 | Protocol::Http2)
+        !matches!(
+            self.protocol,
+            Protocol::Undecided | Protocol::Http1 | Protocol::Http2 | Protocol::WebSocket
+        )
     }
 
     fn side(&mut self, direction: Direction) -> &mut Side {
@@ -247,10 +270,11 @@ impl<X: Exchanges> Connection<X> {
             Arrival::Repeat => self.counters.repeats += 1,
             Arrival::Gap { missing } => {
                 let length = missing.end - missing.start;
+                self.replay(out);
                 self.counters.gaps += 1;
                 self.counters.missing_bytes = self.counters.missing_bytes.saturating_add(length);
-                if self.http2.is_some() {
-                    self.read_http2(direction, Arrival::Gap { missing }, at, out);
+                if self.http2.is_some() || self.websocket.is_some() {
+                    self.hand_on(direction, Arrival::Gap { missing }, at, out);
                 } else if self.side(direction).reader.skip(length) {
                     self.content_lost(direction);
                     // The message may have ended with the gap.
@@ -259,12 +283,66 @@ impl<X: Exchanges> Connection<X> {
                     self.lose(direction, at, out);
                 }
             }
-            Arrival::InOrder(_) if self.http2.is_some() => self.read_http2(direction, arrival, at, out),
-            Arrival::InOrder(data) => self.read(direction, data, at, out),
+            Arrival::InOrder(data) if direction == Direction::Received && self.is_early(data) => {
+                self.early.push((at, data.to_vec()));
+            }
+            Arrival::InOrder(data) => {
+                if direction == Direction::Received || !self.waits_for(at) {
+                    self.replay(out);
+                }
+                self.in_order(direction, data, at, out);
+                if !self.pending.is_empty() {
+                    self.replay(out);
+                }
+            }
         }
     }
 
-    fn read_http2(
+    fn in_order(
+        &mut self,
+        direction: Direction,
+        data: &[u8],
+        at: Timestamp,
+        out: &mut impl FnMut(Output<X>),
+    ) {
+        if self.http2.is_some() || self.websocket.is_some() {
+            self.hand_on(direction, Arrival::InOrder(data), at, out);
+        } else if !self.is_quiet() {
+            self.read(direction, data, at, out);
+        }
+    }
+
+    /// Whether received bytes are (more of) a response whose request has not come.
+    fn is_early(&self, data: &[u8]) -> bool {
+        let held: usize = self.early.iter().map(|(_, data)| data.len()).sum();
+        let begins = || {
+            const START: &[u8] = b"HTTP/1.";
+            let length = data.len().min(START.len());
+            matches!(self.protocol, Protocol::Undecided | Protocol::Http1)
+                && self.pending.is_empty()
+                && self.sent.reader.is_between_messages()
+                && self.received.reader.is_between_messages()
+                && data[..length] == START[..length]
+        };
+        held + data.len() <= self.limits.head && (held > 0 || begins())
+    }
+
+    /// Whether the early response may be that to a request which was begun to be written at that time. Nobody switches
+    /// protocols unasked; a server that has waited in vain may say so.
+    fn waits_for(&self, at: Timestamp) -> bool {
+        let head = || self.early.iter().flat_map(|(_, data)| data).take(12);
+        self.early.first().is_some_and(|(began, _)| at <= *began || head().eq(b"HTTP/1.1 101"))
+    }
+
+    /// Reads what waited for a request.
+    fn replay(&mut self, out: &mut impl FnMut(Output<X>)) {
+        for (at, data) in std::mem::take(&mut self.early) {
+            self.in_order(Direction::Received, &data, at, out);
+        }
+    }
+
+    /// To what reads the connection since it is HTTP/2, or a WebSocket.
+    fn hand_on(
         &mut self,
         direction: Direction,
         arrival: Arrival<'_>,
@@ -273,6 +351,8 @@ impl<X: Exchanges> Connection<X> {
     ) {
         if let Some(http2) = &mut self.http2 {
             http2.arrival(&mut self.exchanges, &mut self.counters, direction, arrival, at, out);
+        } else if let Some(websocket) = &mut self.websocket {
+            websocket.arrival(&mut self.exchanges, &mut self.counters, direction, arrival, at, out);
         }
     }
 
@@ -287,7 +367,7 @@ impl<X: Exchanges> Connection<X> {
     ) {
         self.protocol = Protocol::Http2;
         self.http2 = Some(Box::new(Http2::new(self.limits, preface)));
-        self.read_http2(direction, Arrival::InOrder(data), at, out);
+        self.hand_on(direction, Arrival::InOrder(data), at, out);
     }
 
     fn read(&mut self, direction: Direction, data: &[u8], at: Timestamp, out: &mut impl FnMut(Output<X>)) {
@@ -405,6 +485,10 @@ impl<X: Exchanges> Connection<X> {
                 Some(Part::Body(body)) => self.response_body(body, at, out),
                 Some(Part::End) => self.response_end(at, out),
             }
+            if self.websocket.is_some() {
+                self.hand_on(Direction::Received, Arrival::InOrder(data), at, out);
+                break;
+            }
         }
         Ok(())
     }
@@ -509,6 +593,7 @@ impl<X: Exchanges> Connection<X> {
         pending.answer = Answer::Underway;
         self.received.reader.body(response.framing);
         self.received.content = Content::Skipped;
+        let agreed = (response.status == 101).then(|| Agreed::by(&response.headers)).flatten();
         if let Some(exchange) = &mut pending.exchange {
             let head = ResponseHead { status: response.status, headers: response.headers };
             exchange.response_head(&head, at);
@@ -525,9 +610,32 @@ impl<X: Exchanges> Connection<X> {
         }
         if response.is_tunnel {
             pending.answer = Answer::Over(at);
-            self.become_quiet(Protocol::Tunnel, at, out);
+            if !self.become_websocket(agreed) {
+                self.become_quiet(Protocol::Tunnel, at, out);
+            }
         }
         Ok(())
+    }
+
+    /// The last exchange of HTTP is over, and both sides have agreed on how to go on. `false`: on nothing that is known,
+    /// or nobody wants it.
+    fn become_websocket(&mut self, agreed: Option<Agreed>) -> bool {
+        let Some(agreed) = agreed.filter(|_| !self.sending && self.pending.len() == 1) else { return false };
+        let Some(pending) = self.pending.front_mut() else { return false };
+        let Some(exchange) = pending.exchange.take() else { return false };
+        match self.exchanges.upgrade(exchange) {
+            Ok(dialogue) => {
+                self.pending = VecDeque::new();
+                self.protocol = Protocol::WebSocket;
+                let websocket = WebSocket::new(agreed, self.limits.decoded, dialogue);
+                self.websocket = Some(Box::new(websocket));
+                true
+            }
+            Err(exchange) => {
+                pending.exchange = Some(exchange);
+                false
+            }
+        }
     }
 
     fn response_body(&mut self, body: &[u8], at: Timestamp, out: &mut impl FnMut(Output<X>)) {

@@ -56,6 +56,8 @@ pub(crate) fn is_never_kept(name: &[u8]) -> bool {
         b"api-key",
         b"x-goog-api-key",
         b"x-amz-security-token",
+        // Browsers, which can set no other header of a WebSocket, name a key of OpenAI's among the protocols.
+        b"sec-websocket-protocol",
     ];
     NEVER_KEPT.contains(&name)
 }
@@ -85,12 +87,20 @@ pub struct ResponseHead {
 }
 
 /// Reads the exchanges (a request and its response) of connections. One call of [`Exchanges::open`] per request.
-pub trait Exchanges {
+pub trait Exchanges: Sized {
     /// What reads one exchange.
     type Exchange: Exchange;
+    /// What reads the messages of a connection that became a WebSocket.
+    type Dialogue: Dialogue<Self>;
 
     /// A request's head is complete. `None`: nobody wants the rest, skip its bodies as cheaply as the framing allows.
     fn open(&mut self, head: &RequestHead) -> Option<Self::Exchange>;
+
+    /// By that exchange, whose response's head was handed on, the connection became a WebSocket.
+    ///
+    /// # Errors
+    /// The exchange itself: nobody wants the messages.
+    fn upgrade(&mut self, exchange: Self::Exchange) -> Result<Self::Dialogue, Self::Exchange>;
 }
 
 /// One request and its response. Bodies come without transfer and content coding, cut anywhere.
@@ -122,6 +132,44 @@ pub trait Exchange {
 
     /// The exchange is over. `None`: it turned out to be nothing of interest.
     fn finish(self, at: Timestamp, end: End) -> Option<Self::Output>;
+}
+
+/// The messages of a WebSocket, without frames and compression, text or not. They come in pieces, cut anywhere; those of
+/// one direction one after the other.
+pub trait Dialogue<X: Exchanges> {
+    /// More of that direction's message.
+    fn message(&mut self, exchanges: &mut X, direction: Direction, data: &[u8], at: Timestamp);
+
+    /// That direction's message is whole, which may be empty. [`Progress::Complete`]: nothing more is wanted.
+    fn message_end(
+        &mut self,
+        exchanges: &mut X,
+        direction: Direction,
+        at: Timestamp,
+        out: &mut impl FnMut(<X::Exchange as Exchange>::Output),
+    ) -> Progress;
+
+    /// The rest of that direction's message, where there is one, and maybe others are missing or could not be read.
+    /// [`Progress::Complete`]: nothing more is wanted.
+    fn lost(
+        &mut self,
+        exchanges: &mut X,
+        direction: Direction,
+        at: Timestamp,
+        out: &mut impl FnMut(<X::Exchange as Exchange>::Output),
+    ) -> Progress;
+
+    /// Bytes that it holds, about. Asked often: it must be cheap.
+    fn memory(&self) -> usize;
+
+    /// The connection is over, or cannot be read on. `end` says by whom, and is never [`End::Complete`].
+    fn close(
+        self,
+        exchanges: &mut X,
+        at: Timestamp,
+        end: End,
+        out: &mut impl FnMut(<X::Exchange as Exchange>::Output),
+    );
 }
 
 /// Whether the response's content has said that it is complete.

@@ -4,7 +4,7 @@
 //! stage can be tested, fuzzed and, later, run in a process without privileges.
 //!
 //! ```text
-//! Chunk ─▶ streams ─▶ http1, http2 ─▶ coding ─▶ sse, eventstream, values, json ─▶ providers ─▶ Call ─▶ semconv ─▶ Span, Measurement
+//! Chunk ─▶ streams ─▶ http1, http2, websocket ─▶ coding ─▶ sse, eventstream, values, json ─▶ providers ─▶ Call ─▶ semconv ─▶ Span, Measurement
 //! ```
 //!
 //! [`connection::Connection`] is the entrance, [`call::Call`] what comes out, and [`semconv`] turns a
@@ -32,3 +32,4 @@ pub mod streams;
 pub mod telemetry;
 pub mod time;
 pub mod values;
+pub mod websocket;

@@ -803,6 +803,7 @@ fn protocol_name(protocol: Protocol) -> &'static str {
         Protocol::Undecided => "undecided",
         Protocol::Http1 => "http1",
         Protocol::Http2 => "http2",
+        Protocol::WebSocket => "websocket",
         Protocol::ServerSide => "server_side",
         Protocol::Tunnel => "tunnel",
         Protocol::Unknown => "unknown",

@@ -43,10 +43,8 @@ struct socket {
 	u32 tgid;
 	u32 verdict;
 	u32 first[2];	/* sequence number of each direction's first byte */
-	u32 asked;	/* something was written since the last read */
 	u32 looks;	/* writes that were looked at while the verdict is open */
 	u32 over;	/* a read came upon the end, or upon a reset */
-	u32 pad;
 };
 
 /* By the address of the kernel's socket. Written at the first call, removed at tcp_close. Evicted ones come back as
@@ -389,7 +387,6 @@ int socket_write(u64 *context)
 		socket = judge(sk, socket, &segments, 0, counters);
 	if (!socket)
 		return 0;
-	socket->asked = 1;
 	from = position_of(socket, sk, DIRECTION_WRITE);
 	/* Else it is a rest that was sent to the agent already. */
 	if (from < socket->connection.offset[DIRECTION_WRITE] || !takes_all(sk, message, size))
@@ -397,17 +394,6 @@ int socket_write(u64 *context)
 	count_bypass(socket, DIRECTION_WRITE, from, counters);
 	send_socket(socket, key, DIRECTION_WRITE, from, from + size, &segments, counters, control);
 	return 0;
-}
-
-/* Whether the connection becomes another protocol: "HTTP/1.1 101". */
-static __always_inline int switches_protocol(const struct segments *segments)
-{
-	u32 word[3] = {};
-
-	if (segments->left < sizeof(word) || bpf_probe_read_user(word, sizeof(word), (void *)segments->base))
-		return 0;
-	return word[0] == WORD('H', 'T', 'T', 'P') && word[1] == WORD('/', '1', '.', '1') &&
-	       word[2] == WORD(' ', '1', '0', '1');
 }
 
 /* Which bytes of the connection a call has moved, as far as they were not sent to the agent before. */
@@ -431,11 +417,6 @@ static __always_inline int find_moved(const struct socket *socket, struct sock *
 static __always_inline int send_moved(struct socket *socket, struct sock *sk, u32 direction, u64 from, u64 end,
 				      struct segments *segments, struct counters *counters, struct control *control)
 {
-	if (direction == DIRECTION_READ && socket->asked) {
-		socket->asked = 0;
-		if (switches_protocol(segments))
-			socket->verdict = VERDICT_IGNORED;
-	}
 	count_bypass(socket, direction, from, counters);
 	send_socket(socket, (u64)sk, direction, from, end, segments, counters, control);
 	return 0;
@@ -477,7 +458,6 @@ int socket_write_leave(u64 *context)
 	}
 	if (!socket)
 		return 0;
-	socket->asked = 1;
 	return leave_tcp((void *)context[0], (void *)context[1], DIRECTION_WRITE, moved, socket, counters, control);
 }
 
@@ -557,11 +537,8 @@ static __always_inline int end_socket(struct sock *sk, u8 how)
 		return 0;
 	if (control && counters && socket->connection.generation) {
 		connection = socket->connection;
-		/* Of one that became another protocol nobody misses the rest. */
-		if (socket->verdict == VERDICT_FOLLOWED) {
-			connection.offset[DIRECTION_READ] = last_position(socket, sk, DIRECTION_READ, counters);
-			connection.offset[DIRECTION_WRITE] = last_position(socket, sk, DIRECTION_WRITE, counters);
-		}
+		connection.offset[DIRECTION_READ] = last_position(socket, sk, DIRECTION_READ, counters);
+		connection.offset[DIRECTION_WRITE] = last_position(socket, sk, DIRECTION_WRITE, counters);
 		owner.ssl = key;
 		owner.started = socket->started;
 		owner.tgid = socket->tgid;
@@ -677,8 +654,6 @@ static __always_inline int leave_call(struct sock *sk, u32 direction, s64 moved,
 			return 0;
 		if (!socket || socket->verdict == VERDICT_OPEN)
 			socket = find_user_segments(&segments) ? NULL : judge(sk, socket, &segments, moved, counters);
-		if (socket)
-			socket->asked = 1;
 	}
 	/* Two threads at once, which only a call that is not understood can bring about. */
 	if (!socket || !find_moved(socket, sk, direction, moved, &from, &end) || end - from != (u64)moved ||

@@ -2,11 +2,13 @@
 //! of what an exchange is told is kept, and without losses it does not depend on how the bytes are cut.
 
 use agentsight_genai::connection::{Chunk, Connection, Limits};
-use agentsight_genai::http::{Direction, End, Exchange, Exchanges, Progress, RequestHead, ResponseHead};
+use agentsight_genai::http::{
+    Dialogue, Direction, End, Exchange, Exchanges, Progress, RequestHead, ResponseHead,
+};
 use agentsight_genai::time::Timestamp;
 
-/// Runs a script on a connection whose client has sent `opening`.
-pub fn test(opening: &[u8], input: &[u8]) {
+/// Runs a script on a connection on which these bytes have moved, in either direction.
+pub fn test(opening: [&[u8]; 2], input: &[u8]) {
     let Some((&first, script)) = input.split_first() else { return };
     let (whole, untouched) = run(opening, script, first & 1 == 0, usize::MAX);
     // After `Expect` a body may be left out, which is told by the start of a chunk.
@@ -19,12 +21,14 @@ pub fn test(opening: &[u8], input: &[u8]) {
 
 /// Runs the script: each step is a byte that says what, one for a length, and as many bytes as that. Gives what
 /// came out, and whether nothing was lost.
-fn run(opening: &[u8], mut script: &[u8], from_start: bool, size: usize) -> (Vec<Seen>, bool) {
+fn run(opening: [&[u8]; 2], mut script: &[u8], from_start: bool, size: usize) -> (Vec<Seen>, bool) {
     let limits = Limits { head: 2000, pending: 8, streams: 8, decoded: 1 << 20 };
     let mut connection = Connection::new(Recorder, limits, from_start);
     let (mut seen, mut moved, mut gapless) = (Vec::new(), [0; 2], from_start);
-    chunk(&mut connection, Direction::Sent, 0, opening, 0, &mut seen);
-    moved[0] += opening.len() as u64;
+    for (direction, bytes) in [Direction::Sent, Direction::Received].into_iter().zip(opening) {
+        chunk(&mut connection, direction, 0, bytes, 0, &mut seen);
+        moved[usize::from(direction == Direction::Received)] += bytes.len() as u64;
+    }
     while let [step, length, rest @ ..] = script {
         let length = usize::from(*length) << (step >> 6);
         let (data, after) = rest.split_at(length.min(rest.len()));
@@ -78,10 +82,50 @@ struct Recorder;
 
 impl Exchanges for Recorder {
     type Exchange = Seen;
+    type Dialogue = Seen;
 
     fn open(&mut self, head: &RequestHead) -> Option<Seen> {
         assert!(!head.path.is_empty() && !head.method.is_empty());
         (head.path != "/-").then(|| Seen { request: Some(head.clone()), ..Seen::default() })
+    }
+
+    fn upgrade(&mut self, exchange: Seen) -> Result<Seen, Seen> {
+        if exchange.request.as_ref().is_some_and(|head| head.path == "/-w") { Ok(exchange) } else { Err(exchange) }
+    }
+}
+
+/// Messages are taken for bodies.
+impl Dialogue<Recorder> for Seen {
+    fn message(&mut self, _: &mut Recorder, direction: Direction, data: &[u8], _: Timestamp) {
+        match direction {
+            Direction::Sent => self.request_body.extend_from_slice(data),
+            Direction::Received => self.response_body.extend_from_slice(data),
+        }
+    }
+
+    fn message_end(
+        &mut self,
+        recorder: &mut Recorder,
+        direction: Direction,
+        at: Timestamp,
+        _: &mut impl FnMut(Seen),
+    ) -> Progress {
+        self.message(recorder, direction, b"\n", at);
+        if self.request_body.ends_with(b"!\n") { Progress::Complete } else { Progress::More }
+    }
+
+    fn lost(&mut self, _: &mut Recorder, side: Direction, _: Timestamp, _: &mut impl FnMut(Seen)) -> Progress {
+        self.lost[usize::from(side == Direction::Received)] = true;
+        Progress::More
+    }
+
+    fn memory(&self) -> usize {
+        0
+    }
+
+    fn close(self, _: &mut Recorder, at: Timestamp, end: End, out: &mut impl FnMut(Seen)) {
+        assert!(end != End::Complete);
+        self.finish(at, end).into_iter().for_each(out);
     }
 }
 

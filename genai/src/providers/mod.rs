@@ -1,12 +1,14 @@
 //! From HTTP exchanges to calls: which request is a call to a model, in which wire format, and what came of it.
 //!
 //! A call is recognised by its request: method, path, headers and the shape of the body. The host only says
-//! whose service it is; no list of hosts decides what is looked at.
+//! whose service it is; no list of hosts decides what is looked at. Over a WebSocket ([`ModelDialogue`]) the request is a
+//! message, on a connection whose handshake has the path.
 
 mod answer;
 mod anthropic;
 mod bedrock;
 mod cohere;
+mod dialogue;
 mod fields;
 mod gemini;
 mod generate;
@@ -17,6 +19,7 @@ mod openai;
 mod openai_chat;
 mod openai_completions;
 mod openai_embeddings;
+mod openai_realtime;
 mod openai_responses;
 mod trace_context;
 
@@ -31,6 +34,7 @@ use crate::time::Timestamp;
 use crate::{eventstream, values};
 use answer::Answer;
 use base64::Engine;
+pub use dialogue::ModelDialogue;
 use serde_json::Value;
 use std::sync::{Arc, Mutex};
 
@@ -179,24 +183,53 @@ impl Models {
 
 impl Exchanges for Models {
     type Exchange = ModelExchange;
+    type Dialogue = ModelDialogue;
 
     fn open(&mut self, head: &RequestHead) -> Option<ModelExchange> {
-        if head.method != "POST" {
+        let upgrades = head.method == "GET"
+            && head.headers.get("upgrade").is_some_and(|name| name.eq_ignore_ascii_case("websocket"));
+        if head.method != "POST" && !upgrades {
             return None;
         }
         let server = server(head, self.scheme);
         let host = server.as_ref().map_or("", |server| server.address.as_str());
         let path = head.path.trim_end_matches('/');
-        match api(&self.settings.endpoints, host, path) {
+        let known = api(&self.settings.endpoints, host, path);
+        if upgrades {
+            let dialogue = match known {
+                Some((api @ Api::OpenAiResponses, named)) => {
+                    ModelDialogue::of_calls(head, api, named, server)
+                }
+                None if path.ends_with("/realtime") => {
+                    ModelDialogue::of_calls(head, Api::OpenAiRealtime, false, server)
+                }
+                _ => ModelDialogue::unknown(Sniffer::new(head, host)),
+            };
+            return Some(ModelExchange(Kind::Handshake(Box::new(dialogue))));
+        }
+        match known {
             Some((api, named)) => {
                 self.exchanges += 1;
                 Some(ModelExchange(Kind::Call(Box::new(CallReader::new(self, head, api, named, server)))))
             }
             None => {
-                let mcp = mcp::Reader::new(self, head, server.as_ref());
-                let sniffer = Sniffer::new(head, host)?;
-                Some(ModelExchange(Kind::Other(Box::new(Other { mcp, sniffer }))))
+                // Known not to be calls: counting tokens, and the batch and file services beside the calls.
+                const NO_CALLS: &[&str] =
+                    &["/count_tokens", "/input_tokens", "/moderations", "/batches", "/compact"];
+                let json = head.headers.get("content-type").is_some_and(|kind| kind.contains("json"));
+                let sniffed = json && !NO_CALLS.iter().any(|end| head.path.ends_with(end));
+                sniffed.then(|| {
+                    let mcp = mcp::Reader::new(self, head, server.as_ref());
+                    ModelExchange(Kind::Other(Box::new(Other { mcp, sniffer: Sniffer::new(head, host) })))
+                })
             }
+        }
+    }
+
+    fn upgrade(&mut self, exchange: ModelExchange) -> Result<ModelDialogue, ModelExchange> {
+        match exchange.0 {
+            Kind::Handshake(dialogue) => Ok(*dialogue),
+            kind => Err(ModelExchange(kind)),
         }
     }
 }
@@ -320,6 +353,8 @@ pub struct ModelExchange(Kind);
 enum Kind {
     Call(Box<CallReader>),
     Other(Box<Other>),
+    /// It asks for a WebSocket. Refused, it was no call: nothing had been asked of a model.
+    Handshake(Box<ModelDialogue>),
 }
 
 /// What goes to no path of a model's.
@@ -341,6 +376,7 @@ impl Exchange for ModelExchange {
                 }
                 other.sniffer.request_body(data);
             }
+            Kind::Handshake(_) => {}
         }
     }
 
@@ -354,6 +390,7 @@ impl Exchange for ModelExchange {
         match &mut self.0 {
             Kind::Call(call) => call.response_head(head),
             Kind::Other(other) => other.mcp.iter_mut().for_each(|mcp| mcp.response_head(head)),
+            Kind::Handshake(_) => {}
         }
     }
 
@@ -361,6 +398,7 @@ impl Exchange for ModelExchange {
         match &mut self.0 {
             Kind::Call(call) => call.response_body(data, at),
             Kind::Other(other) => other.mcp.as_mut().map_or(Progress::More, |mcp| mcp.response_body(data)),
+            Kind::Handshake(_) => Progress::More,
         }
     }
 
@@ -369,6 +407,7 @@ impl Exchange for ModelExchange {
             (Kind::Call(call), Direction::Sent) => call.request_lost = true,
             (Kind::Call(call), Direction::Received) => call.response_lost = true,
             (Kind::Other(other), side) => other.mcp.iter_mut().for_each(|mcp| mcp.lost(side)),
+            (Kind::Handshake(_), _) => {}
         }
     }
 
@@ -376,10 +415,11 @@ impl Exchange for ModelExchange {
         match self.0 {
             Kind::Call(call) => call.finish(at, end),
             Kind::Other(other) => {
-                let Other { mcp, sniffer } = *other;
+                let Other { mcp, mut sniffer } = *other;
                 let call = mcp.and_then(|mcp| mcp.finish(at, end)).map(|call| Found::Mcp(Box::new(call)));
-                call.or_else(|| sniffer.finish().map(Found::Unknown))
+                call.or_else(|| sniffer.found().map(Found::Unknown))
             }
+            Kind::Handshake(_) => None,
         }
     }
 }
@@ -444,6 +484,7 @@ fn format(api: Api, model: Option<&str>) -> &'static Format {
     match api {
         Api::OpenAiChat => &openai_chat::FORMAT,
         Api::OpenAiResponses => &openai_responses::FORMAT,
+        Api::OpenAiRealtime => &openai_realtime::FORMAT,
         Api::OpenAiCompletions => &openai_completions::FORMAT,
         Api::OpenAiEmbeddings => &openai_embeddings::FORMAT,
         Api::AnthropicMessages => &anthropic::FORMAT,
@@ -525,6 +566,8 @@ struct CallReader {
     model: Option<String>,
     start: Timestamp,
     request: json::Reader,
+    /// What the provider was told before, for this request to continue.
+    prelude: Option<Value>,
     history: History,
     exchange: u64,
     mailbox: Option<Mailbox>,
@@ -562,6 +605,8 @@ enum Body {
     Messages(eventstream::Parser),
     /// JSON texts one after the other, or in one array.
     Values(values::Splitter),
+    /// Events that are there whole: messages of a WebSocket.
+    Pushed,
 }
 
 /// What joins the request with other calls.
@@ -603,6 +648,7 @@ impl CallReader {
                 settings.content,
                 limits(settings.max_request_content),
             ),
+            prelude: None,
             history: History::Underway(Box::new(history::Reading::new(
                 format.history,
                 models.key,
@@ -728,9 +774,26 @@ impl CallReader {
                 };
                 event_of_stream(answer, format, limits, &mut chunks, &event);
             }),
-            Body::Open | Body::Ignored => {}
+            Body::Open | Body::Ignored | Body::Pushed => {}
         }
         if self.answer.done { Progress::Complete } else { Progress::More }
+    }
+
+    /// The whole request, and the same for what joins it with others, where it came in several messages.
+    fn ask(&mut self, request: &Value, history: &Value) {
+        self.request.push(request.to_string().as_bytes());
+        if let History::Underway(reading) = &mut self.history {
+            reading.push(history.to_string().as_bytes());
+        }
+    }
+
+    /// An event of the response, as the format's filter keeps it.
+    fn event(&mut self, event: &mut Value, truncated: bool, at: Timestamp) {
+        self.body = Body::Pushed;
+        let (first, last) = (&mut self.first_chunk, &mut self.last_chunk);
+        Chunks { at, first, last, between: &mut self.between_chunks }.add();
+        self.answer.truncated |= truncated;
+        (self.format.event)(&mut self.answer, event);
     }
 
     fn finish(self, at: Timestamp, end: End) -> Option<Found> {
@@ -749,7 +812,8 @@ impl CallReader {
         let mut links = self.links();
         let mut answer = self.answer;
         let mut whole = None;
-        let streamed = matches!(self.body, Body::Events(_) | Body::Messages(_) | Body::Values(_));
+        let streamed =
+            matches!(self.body, Body::Events(_) | Body::Messages(_) | Body::Values(_) | Body::Pushed);
         if let Body::Json(reader) = self.body {
             let mut read = reader.finish();
             whole = Some(read.complete);
@@ -785,6 +849,11 @@ impl CallReader {
         links.asks = answer.take_asks();
         if let Some(content) = &mut request.content {
             content.truncated = cut_content;
+            let before = self.prelude.and_then(|mut before| (self.format.request)(&mut before, true).content);
+            if let Some(mut before) = before {
+                before.messages.append(&mut content.messages);
+                content.messages = before.messages;
+            }
         }
 
         let outcome = match answer.failure.take() {
@@ -962,23 +1031,20 @@ impl Sniffer {
     /// Only the beginning of a body is looked at: this is for the status page, not worth a core.
     const MAX_BODY: usize = 1 << 20;
 
-    fn new(head: &RequestHead, host: &str) -> Option<Sniffer> {
-        // Known not to be calls: counting tokens, and the batch and file services beside the calls.
-        const NO_CALLS: &[&str] = &["/count_tokens", "/input_tokens", "/moderations", "/batches", "/compact"];
-        let json = head.headers.get("content-type").is_some_and(|kind| kind.contains("json"));
-        if !json || NO_CALLS.iter().any(|end| head.path.ends_with(end)) {
-            return None;
-        }
-        Some(Sniffer {
+    fn new(head: &RequestHead, host: &str) -> Sniffer {
+        Sniffer {
             endpoint: UnknownEndpoint { host: host.to_owned(), path: without_ids(&head.path) },
             body: Some(json::Reader::new(Sniffer::filter, false, json::Limits { facts: 4 << 10, texts: 0 })),
             seen: 0,
-        })
+        }
     }
 
     fn filter(path: &[Step], _: bool) -> Keep {
         match path {
             [] => Keep::Into,
+            // The first message of Gemini's Live sessions.
+            [key] if key.name() == "setup" => Keep::Into,
+            [setup, key] if setup.name() == "setup" && key.name() == "model" => Keep::Kind,
             [key] if matches!(key.name(), "model" | "messages" | "prompt" | "input" | "contents") => {
                 Keep::Kind
             }
@@ -994,13 +1060,15 @@ impl Sniffer {
         }
     }
 
-    fn finish(self) -> Option<UnknownEndpoint> {
-        let body = self.body?.finish().value;
+    /// Where it goes, if it may be a call.
+    fn found(&mut self) -> Option<UnknownEndpoint> {
+        let body = self.body.take()?.finish().value;
         let has = |key: &str, kind: fn(&Value) -> bool| body.get(key).is_some_and(kind);
         let text = |value: &Value| value.is_string() || value.is_array();
         let asks = has("messages", Value::is_array) || has("prompt", text) || has("input", text);
-        (has("contents", Value::is_array) || (has("model", Value::is_string) && asks))
-            .then_some(self.endpoint)
+        let sets_up = has("setup", |setup| setup.get("model").is_some_and(Value::is_string));
+        (sets_up || has("contents", Value::is_array) || (has("model", Value::is_string) && asks))
+            .then(|| self.endpoint.clone())
     }
 }
 

@@ -23,9 +23,12 @@ pub(super) fn usage(of: &Value) -> Option<Usage> {
     let input = either("prompt_tokens", "input_tokens");
     let output = either("completion_tokens", "output_tokens");
     let reasoning = detail("completion_tokens_details", "reasoning_tokens")
-        .or_else(|| detail("output_tokens_details", "reasoning_tokens"));
+        .or_else(|| detail("output_tokens_details", "reasoning_tokens"))
+        // Realtime.
+        .or_else(|| detail("output_token_details", "reasoning_tokens"));
     let cache_read = detail("prompt_tokens_details", "cached_tokens")
         .or_else(|| detail("input_tokens_details", "cached_tokens"))
+        .or_else(|| detail("input_token_details", "cached_tokens"))
         // DeepSeek.
         .or_else(|| fields::int(usage, "prompt_cache_hit_tokens"));
     // xAI does not count reasoning as output; the total tells.

@@ -1,4 +1,4 @@
-//! OpenAI's Responses (`POST …/responses`).
+//! OpenAI's Responses (`POST …/responses`, and messages of a WebSocket there).
 
 use super::answer::{self, Answer, Piece};
 use super::{Format, Hints, fields, history, openai};
@@ -86,7 +86,9 @@ fn keep_tool_call(names: &[&str]) -> Keep {
 fn event_filter(path: &[Step], content: bool) -> Keep {
     let Some(names) = super::names(path) else { return Keep::Nothing };
     match names.as_slice() {
-        [] | ["type" | "code" | "output_index" | "content_index" | "summary_index"] => Keep::Into,
+        [] | ["type" | "code" | "output_index" | "content_index" | "summary_index" | "stream_id"] => {
+            Keep::Into
+        }
         ["response", rest @ ..] => keep_response(rest, content),
         ["item"] if content => Keep::All,
         ["item", rest @ ..] => keep_tool_call(rest),
@@ -237,7 +239,7 @@ fn whole(answer: &mut Answer, body: &mut Value) {
         // The API has no reason of its own; these are the words of Chat Completions.
         Some("completed") if answer.asks_for_tool => Some("tool_calls".to_owned()),
         Some("completed") => Some("stop".to_owned()),
-        Some("incomplete") => {
+        Some("incomplete" | "cancelled") => {
             let reason = body.get("incomplete_details").and_then(|details| fields::text(details, "reason"));
             match reason.as_deref() {
                 Some("max_output_tokens") => Some("length".to_owned()),

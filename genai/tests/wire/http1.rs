@@ -102,7 +102,8 @@ mod heads {
     #[test]
     fn credentials_never_get_into_the_headers() {
         let mut wire = Wire::new();
-        wire.sends("GET / HTTP/1.1\r\nAuthorization: Bearer x\r\nCookie: y\r\nHost: h\r\n\r\n").gets(OK);
+        wire.sends("GET / HTTP/1.1\r\nAuthorization: Bearer x\r\nCookie: y\r\nHost: h\r\n");
+        wire.sends("Sec-WebSocket-Protocol: realtime, openai-insecure-api-key.Bearer\r\n\r\n").gets(OK);
         assert!(!format!("{:?}", only(wire)).contains("Bearer"));
     }
 
@@ -472,6 +473,105 @@ mod protocols {
         wire.gets("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n\x01\x02").sends(GET);
         assert_eq!(wire.protocol(), Protocol::Tunnel);
         assert_eq!((wire.seen()[0].status(), wire.seen()[0].end), (Some(101), End::Complete));
+    }
+
+    const HANDSHAKE: &str =
+        "GET /websocket HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n";
+    const ACCEPTED: &str =
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: a\r\n";
+
+    /// Both sides' bytes behind a handshake, cut into pieces of that size.
+    fn websocket(extension: &str, sent: &[u8], received: &[u8], size: usize, end: End) -> (Seen, Wire) {
+        let mut wire = Wire::new();
+        let received = [ACCEPTED.as_bytes(), extension.as_bytes(), b"\r\n", received].concat();
+        wire.sends(HANDSHAKE);
+        received.chunks(size).for_each(|piece| {
+            wire.gets(piece);
+        });
+        sent.chunks(size).for_each(|piece| {
+            wire.sends(piece);
+        });
+        assert_eq!((wire.protocol(), wire.counters().malformed), (Protocol::WebSocket, 0));
+        if wire.seen().is_empty() {
+            return (std::mem::replace(&mut wire, Wire::new()).close(end).remove(0), wire);
+        }
+        (wire.seen()[0].clone(), wire)
+    }
+
+    #[test]
+    fn a_websocket_is_read_from_the_byte_behind_its_handshake() {
+        for size in 1..200 {
+            let (seen, _) =
+                websocket("", b"\x81\x82\x01\x02\x03\x04ik", b"\x81\x02yo\x89\0\x81\x02ho", size, End::Cut);
+            assert_eq!((seen.asked(), seen.answered()), ("hi\n", "yo\nho\n"), "{size}");
+            assert_eq!((seen.status(), seen.end, seen.request_ended), (Some(101), End::Cut, true));
+        }
+    }
+
+    #[test]
+    fn who_closes_a_websocket_first_has_ended_it() {
+        let close = (&b"\x88\x80\x01\x02\x03\x04"[..], &b"\x88\0"[..]);
+        assert_eq!(websocket("", b"", close.1, 500, End::Unknown).0.end, End::Cut);
+        assert_eq!(websocket("", close.0, b"", 500, End::Unknown).0.end, End::Cancelled);
+    }
+
+    #[test]
+    fn messages_are_no_longer_kept_once_nobody_wants_them() {
+        let (seen, mut wire) = websocket("", b"", b"\x81\x06[DONE]\x81\x01x", 500, End::Cut);
+        assert_eq!((seen.answered(), seen.end), ("[DONE]\n", End::Unknown));
+        wire.gets("\x0b not a frame").sends(GET);
+        assert_eq!((wire.seen().len(), wire.counters().malformed), (1, 0));
+    }
+
+    #[test]
+    fn a_response_that_is_read_before_its_request_is_known_waits_for_it() {
+        for size in 1..60 {
+            let mut wire = Wire::new();
+            for piece in [ACCEPTED, "\r\n\u{1}"].concat().as_bytes()[..].chunks(size) {
+                wire.gets(&piece[..piece.len()]);
+            }
+            assert_eq!(wire.protocol(), Protocol::Undecided);
+            HANDSHAKE.as_bytes().chunks(size).for_each(|piece| {
+                wire.sends(piece);
+            });
+            assert_eq!(wire.protocol(), Protocol::WebSocket, "{size}");
+        }
+        // Any other only where it was begun to be written before.
+        let mut wire = Wire::new();
+        wire.sends(post("/", "1")).gets(ok("1")).gets(ok("2"));
+        wire.sends(post("/", "2")).gets(ok("3"));
+        let answers: Vec<_> = wire.seen().iter().map(Seen::answered).collect();
+        assert_eq!((wire.counters().unsolicited, &answers[..]), (1, &["1", "3"][..]));
+    }
+
+    #[test]
+    fn a_websocket_loses_no_more_than_it_must() {
+        let take = "Sec-WebSocket-Extensions: permessage-deflate\r\n";
+        let no_take = "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover\r\n";
+        let hello = b"\xc1\x07\xf2\x48\xcd\xc9\xc9\x07\x00";
+        for (extension, answered, end) in [(take, "", End::Unknown), (no_take, "Hello\n", End::Cut)] {
+            let mut wire = Wire::new();
+            wire.sends(HANDSHAKE).gets([ACCEPTED, extension, "\r\n"].concat());
+            wire.gets(&hello[..2]).misses(Direction::Received, &hello[2..]).gets(hello);
+            assert_eq!(wire.counters().gaps, 1);
+            let mut seen = wire.close(End::Cut).remove(0);
+            // A message that was lost may have been told in part.
+            let whole =
+                seen.response_body.iter().position(|byte| *byte == b'H').unwrap_or(seen.response_body.len());
+            seen.response_body.drain(..whole);
+            assert_eq!((seen.answered(), seen.end), (answered, end));
+            assert_eq!(seen.lost, [Direction::Received]);
+        }
+    }
+
+    #[test]
+    fn an_upgrade_to_something_else_makes_a_tunnel() {
+        let unknown = format!("{ACCEPTED}Sec-WebSocket-Extensions: x-deflate\r\n\r\n");
+        for accepted in [unknown.as_str(), "HTTP/1.1 101 X\r\nUpgrade: h2c\r\n\r\n"] {
+            let mut wire = Wire::new();
+            wire.sends(HANDSHAKE).gets(accepted);
+            assert_eq!((wire.protocol(), wire.seen()[0].end), (Protocol::Tunnel, End::Complete));
+        }
     }
 
     #[test]

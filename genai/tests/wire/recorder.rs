@@ -1,7 +1,9 @@
 //! A connection whose exchanges are written down as they are handed on.
 
 use agentsight_genai::connection::{Chunk, Connection, Counters, Limits, Protocol};
-use agentsight_genai::http::{Direction, End, Exchange, Exchanges, Progress, RequestHead, ResponseHead};
+use agentsight_genai::http::{
+    Dialogue, Direction, End, Exchange, Exchanges, Progress, RequestHead, ResponseHead,
+};
 use agentsight_genai::time::Timestamp;
 
 /// Everything that was said about one exchange.
@@ -37,6 +39,7 @@ pub(crate) struct Recorder;
 
 impl Exchanges for Recorder {
     type Exchange = Recording;
+    type Dialogue = Recording;
 
     fn open(&mut self, head: &RequestHead) -> Option<Recording> {
         (!head.path.starts_with("/unwanted")).then(|| {
@@ -53,9 +56,61 @@ impl Exchanges for Recorder {
             })
         })
     }
+
+    fn upgrade(&mut self, exchange: Recording) -> Result<Recording, Recording> {
+        if exchange.0.request.path.ends_with("/websocket") { Ok(exchange) } else { Err(exchange) }
+    }
+}
+
+/// Messages of a WebSocket are written down as bodies, each with a line end behind it.
+impl Dialogue<Recorder> for Recording {
+    fn message(&mut self, _: &mut Recorder, direction: Direction, data: &[u8], _: Timestamp) {
+        self.messages(direction).extend_from_slice(data);
+    }
+
+    fn message_end(
+        &mut self,
+        _: &mut Recorder,
+        direction: Direction,
+        _: Timestamp,
+        _: &mut impl FnMut(Seen),
+    ) -> Progress {
+        let messages = self.messages(direction);
+        messages.push(b'\n');
+        if messages.ends_with(b"[DONE]\n") { Progress::Complete } else { Progress::More }
+    }
+
+    fn lost(
+        &mut self,
+        _: &mut Recorder,
+        direction: Direction,
+        _: Timestamp,
+        _: &mut impl FnMut(Seen),
+    ) -> Progress {
+        self.0.lost.push(direction);
+        Progress::More
+    }
+
+    fn memory(&self) -> usize {
+        0
+    }
+
+    fn close(self, _: &mut Recorder, at: Timestamp, end: End, out: &mut impl FnMut(Seen)) {
+        assert!(end != End::Complete);
+        self.finish(at, end).into_iter().for_each(out);
+    }
 }
 
 pub(crate) struct Recording(Seen);
+
+impl Recording {
+    fn messages(&mut self, direction: Direction) -> &mut Vec<u8> {
+        match direction {
+            Direction::Sent => &mut self.0.request_body,
+            Direction::Received => &mut self.0.response_body,
+        }
+    }
+}
 
 impl Exchange for Recording {
     type Output = Seen;

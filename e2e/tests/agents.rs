@@ -157,6 +157,54 @@ fn only_on_loopback(record: Record<'_>) -> Record<'_> {
     ON_LOOPBACK.into_iter().fold(record, |record, (name, value)| record.env(name, value))
 }
 
+/// A variable that names a certificate has Codex speak by rustls, and by HTTP/2 where the server offers it.
+#[test]
+fn codex_with_a_certificate_of_its_own_is_seen_whole_in_each_release() {
+    let Some(agent) = Agent::or_skip() else { return };
+    for version in ["0.130.0", "0.171.0"] {
+        let Some(program) = real_agents::or_skip("codex", version) else { return };
+        let who = format!("Codex {version}");
+        let server = ModelServer::start();
+        let folder = tempfile::tempdir().unwrap();
+        let record = codex(&agent, &program, &server, folder.path());
+        let recording = record.env("CODEX_CA_CERTIFICATE", server.ca()).run().succeeded();
+        let said = String::from_utf8_lossy(&recording.output.stdout);
+        let log = String::from_utf8_lossy(&recording.output.stderr);
+        assert!(said.contains("agentsight-42"), "{who}: {said}\n{log}");
+        let calls = calls_are_what_was_served(&recording.telemetry, server.stop(), &who, &log);
+        assert!(calls >= 2, "{who}: a call before and one after the tool, not {calls}");
+    }
+}
+
+/// Codex with a tool call over HTTP. `home`: where its configuration is put.
+fn codex<'a>(agent: &'a Agent, program: &Path, server: &ModelServer, home: &Path) -> Record<'a> {
+    let configuration = format!(
+        r#"model_provider = "mock"
+model = "gpt-5"
+check_for_update_on_startup = false
+[analytics]
+enabled = false
+[model_providers.mock]
+name = "mock"
+base_url = "{}/v1"
+env_key = "OPENAI_API_KEY"
+wire_api = "responses"
+supports_websockets = false
+"#,
+        server.base()
+    );
+    std::fs::write(home.join("config.toml"), configuration).unwrap();
+    let record = agent
+        .record(program)
+        .option("--content")
+        .args(["exec", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox"])
+        .arg(r#"Please use exec_command {"cmd":"echo agentsight-$((40+2))"}"#)
+        .env("TERM", "dumb")
+        .env("CODEX_HOME", home)
+        .env("OPENAI_API_KEY", "sk-test-0123456789");
+    only_on_loopback(record)
+}
+
 /// Codex trusts what the system trusts only where no variable names a certificate; then it speaks by the OpenSSL that is
 /// linked into it, without symbols. So the system's bundle is another one, for it alone.
 #[test]
@@ -171,31 +219,7 @@ fn codex_with_a_tool_call_over_http_is_seen_whole_in_each_release() {
         std::fs::copy(SYSTEM_CERTIFICATES, &bundle).unwrap();
         let ca = std::fs::read(server.ca()).unwrap();
         std::fs::OpenOptions::new().append(true).open(&bundle).unwrap().write_all(&ca).unwrap();
-        let configuration = format!(
-            r#"model_provider = "mock"
-model = "gpt-5"
-check_for_update_on_startup = false
-[analytics]
-enabled = false
-[model_providers.mock]
-name = "mock"
-base_url = "{}/v1"
-env_key = "OPENAI_API_KEY"
-wire_api = "responses"
-supports_websockets = false
-"#,
-            server.base()
-        );
-        std::fs::write(folder.path().join("config.toml"), configuration).unwrap();
-        let record = agent
-            .record(program)
-            .option("--content")
-            .args(["exec", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox"])
-            .arg(r#"Please use exec_command {"cmd":"echo agentsight-$((40+2))"}"#)
-            .env("TERM", "dumb")
-            .env("CODEX_HOME", folder.path())
-            .env("OPENAI_API_KEY", "sk-test-0123456789");
-        let record = only_on_loopback(record);
+        let record = codex(&agent, &program, &server, folder.path());
         let traced = record.command();
         let mut command = Command::new("unshare");
         command
@@ -231,9 +255,10 @@ fn what_would_be_seen_of_an_agent_is_told_without_running_it() {
     let places: Vec<_> = file["probes"].as_array().unwrap().iter().map(|probe| &probe["offset"]).collect();
     assert_eq!(places, [0x333_04b0, 0x333_04b0, 0x333_0300, 0x333_0300], "{claude:#}");
     let (status, codex) = checked(&agent, &codex);
-    assert_eq!((status, &codex["seen"]), (Some(1), &json!("some")), "{codex:#}");
-    let file = &codex["files"][0];
-    assert_eq!((&file["library"], &file["reason"]), (&json!("openssl"), &json!("Rustls")), "{codex:#}");
+    assert_eq!((status, &codex["seen"]), (Some(0), &json!("all")), "{codex:#}");
+    let how = codex["files"].as_array().unwrap().iter().map(|file| json!([file["library"], file["foundBy"]]));
+    let expected = [["openssl", "errors"], ["rustls", "errors"], ["rustls", "algorithms"]];
+    assert_eq!(how.collect::<Vec<_>>(), expected.map(|how| json!(how)), "{codex:#}");
 }
 
 /// The exit code and the answer of `agentsight check PROGRAM`.

@@ -27,7 +27,7 @@ fn calls_of_reqwest_are_seen_whole_by_both_protocols_with_and_without_symbols() 
                 let who = format!("{provider:?} {how}");
                 // Said in the log where there is something to be said.
                 let record = agent.record(program).option("-v");
-                let (_, log) = both_rounds_are_seen(record, &server, protocol, &["TLS"], &who);
+                let (_, log) = both_rounds_are_seen(record, &server, protocol, &["TLS", "1500"], &who);
                 for wrong in ["could not be told to be of one connection", "had no entry"] {
                     assert!(!log.contains(wrong), "{who}: {log}");
                 }
@@ -55,7 +55,7 @@ fn calls_are_seen_whole_by_every_cipher_suite() {
         let program = provider.client(Path::new(TARGET));
         for suite in suites {
             let who = format!("{provider:?} {suite}");
-            both_rounds_are_seen(agent.record(&program), &server, "h2", &[suite], &who);
+            both_rounds_are_seen(agent.record(&program), &server, "h2", &[suite, "1500"], &who);
         }
     }
 }

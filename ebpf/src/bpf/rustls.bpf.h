@@ -7,7 +7,8 @@
  * the write has that head where a record begins.
  *
  * What is sealed is overwritten by its own ciphertext, so it goes to the agent at once, under the name of a batch, and the
- * agent holds it until the write tells the socket.
+ * agent holds it until the write tells the socket. From then on the key is known to be that socket's, until it is closed:
+ * where a socket is full, what one thread has sealed is written by another, and later.
  */
 #include "socket.bpf.h"
 
@@ -79,6 +80,20 @@ struct {
 	__type(key, u64);
 	__type(value, struct record_socket);
 } record_sockets SEC(".maps");
+
+struct record_key {
+	u64 context;
+	u64 tgid;
+};
+
+/* The socket that goes with a key that seals. Written when a write has shown it, removed with the socket, and when the
+ * process says that it changes the key. Evicted: the next write shows it again. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct record_key);
+	__type(value, u64);
+} record_keys SEC(".maps");
 
 static __always_inline struct record_thread *find_thread(u64 pid_tgid)
 {
@@ -162,13 +177,29 @@ static __always_inline void fill_output(struct output *output, u64 name, u64 buf
 	count(&counters->tls_bytes, length);
 }
 
+/* The socket that a key is known to be of. */
+static __always_inline struct record_socket *find_keyed_socket(const struct record_key *key, u64 *address)
+{
+	u64 *known = bpf_map_lookup_elem(&record_keys, key);
+	struct record_socket *socket;
+
+	if (!known)
+		return NULL;
+	*address = *known;
+	socket = bpf_map_lookup_elem(&record_sockets, address);
+	return socket && socket->context[DIRECTION_WRITE] == key->context ? socket : NULL;
+}
+
 static __always_inline int seal_record(u64 context, u64 plaintext, u64 length, u64 additional, u64 size)
 {
 	struct control *control = get_control();
 	struct counters *counters = get_counters();
 	struct record_thread *thread = enter_record(control);
+	struct record_key key = { .context = context, .tgid = bpf_get_current_pid_tgid() >> 32 };
+	struct record_socket *socket;
 	struct record record = {};
 	struct output output = {};
+	u64 address = 0;
 	u8 first = 0;
 
 	if (!thread || !counters)
@@ -183,9 +214,22 @@ static __always_inline int seal_record(u64 context, u64 plaintext, u64 length, u
 			return 0;
 	}
 	if (record.type == HANDSHAKE) {
-		if (bpf_probe_read_user(&first, 1, (void *)plaintext) || first == KEY_UPDATE)
+		if (bpf_probe_read_user(&first, 1, (void *)plaintext))
 			return 0;
+		if (first == KEY_UPDATE) {
+			bpf_map_delete_elem(&record_keys, &key);
+			return 0;
+		}
 	} else if (record.type != APPLICATION_DATA || !length || length > MOST_PLAINTEXT) {
+		return 0;
+	}
+	socket = record.type == APPLICATION_DATA ? find_keyed_socket(&key, &address) : NULL;
+	if (socket) {
+		socket->connection.offset[DIRECTION_WRITE] += length;
+		fill_output(&output, address, plaintext, length, DIRECTION_WRITE, socket->connection.offset[DIRECTION_WRITE],
+			    counters);
+		output.connection = socket->connection;
+		send_tail(&output, 0, length, wakeup(control));
 		return 0;
 	}
 	/* Another key: whatever that was, it was not written. The keys of a handshake are followed by others. */
@@ -457,22 +501,22 @@ static __always_inline int send_records(struct record_thread *thread, struct soc
 	struct control *control = get_control();
 	struct counters *counters = get_counters();
 	struct record_socket *socket;
+	struct record_key by;
 	u64 key = (u64)sk;
 
 	if (!control || !counters)
 		return 0;
-	socket = bpf_map_lookup_elem(&record_sockets, &key);
-	/* By a key that the socket is known by, also what is left of an earlier write may go before. */
-	if (!socket || socket->context[DIRECTION_WRITE] != thread->context) {
-		if (!has_head(thread, segments))
-			return 0;
-		socket = find_record_socket(key, thread->begins, counters);
-		if (!socket)
-			return 0;
-		socket->context[DIRECTION_WRITE] = thread->context;
-	}
-	if (thread->length)
+	if (!has_head(thread, segments))
+		return 0;
+	socket = find_record_socket(key, thread->begins, counters);
+	if (!socket)
+		return 0;
+	if (thread->length) {
+		by.context = socket->context[DIRECTION_WRITE] = thread->context;
+		by.tgid = bpf_get_current_pid_tgid() >> 32;
+		bpf_map_update_elem(&record_keys, &by, &key, BPF_ANY);
 		tell_sent(thread, key, socket, counters, control);
+	}
 	thread->batch = 0;
 	return 0;
 }
@@ -509,9 +553,13 @@ static __always_inline int end_record_socket(struct sock *sk, int by_peer)
 	struct counters *counters = get_counters();
 	struct connection_key owner = {};
 	struct connection connection;
+	struct record_key by;
 
 	if (!socket)
 		return 0;
+	by.context = socket->context[DIRECTION_WRITE];
+	by.tgid = socket->tgid;
+	bpf_map_delete_elem(&record_keys, &by);
 	if (control && counters) {
 		connection = socket->connection;
 		owner.ssl = key;

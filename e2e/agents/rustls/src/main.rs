@@ -1,8 +1,8 @@
 //! A client of models with reqwest and rustls.
 //!
-//! `ask BASE CA-FILE PROTOCOL N SUITE` asks N questions at once by HTTP/1.1 (`h1`) or HTTP/2 (`h2`), every other as a
-//! stream, twice over the same connections, and says what it got. Only cipher suites are offered whose name begins with
-//! SUITE: `TLS` is all of them.
+//! `ask BASE CA-FILE PROTOCOL N SUITE WORDS` asks N questions at once by HTTP/1.1 (`h1`) or HTTP/2 (`h2`), every other as
+//! a stream, twice over the same connections, and says what it got. Only cipher suites are offered whose name begins with
+//! SUITE: `TLS` is all of them. Each question has WORDS words more than the one before.
 
 use reqwest::{Certificate, Client};
 use serde_json::json;
@@ -10,7 +10,7 @@ use serde_json::json;
 #[tokio::main(flavor = "multi_thread", worker_threads = 3)]
 async fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [ask, base, ca, protocol, count, suite] = &arguments[..] else { panic!("see its source") };
+    let [ask, base, ca, protocol, count, suite, words] = &arguments[..] else { panic!("see its source") };
     assert_eq!(ask, "ask");
     #[cfg(feature = "ring")]
     let mut provider = rustls::crypto::ring::default_provider();
@@ -23,9 +23,13 @@ async fn main() {
     let client = if protocol == "h1" { client.http1_only() } else { client };
     let client = client.build().expect("nothing that could be missing");
     let count: usize = count.parse().expect("a number");
+    let words: usize = words.parse().expect("a number");
     for round in 0..2 {
         let asked: Vec<_> = (0..count)
-            .map(|i| tokio::spawn(one(client.clone(), base.clone(), format!("model-{round}-{i}"), i)))
+            .map(|i| (format!("model-{round}-{i}"), "word ".repeat(1 + i * words), i % 2 == 1))
+            .map(|(model, content, stream)| {
+                tokio::spawn(one(client.clone(), base.clone(), model, content, stream))
+            })
             .collect();
         for one in asked {
             one.await.expect("an answer");

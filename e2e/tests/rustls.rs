@@ -27,7 +27,7 @@ fn calls_of_reqwest_are_seen_whole_by_both_protocols_with_and_without_symbols() 
                 let who = format!("{provider:?} {how}");
                 // Said in the log where there is something to be said.
                 let record = agent.record(program).option("-v");
-                let (_, log) = both_rounds_are_seen(record, &server, protocol, &["TLS", "1500"], &who);
+                let (_, log) = both_rounds_are_seen(record, &server, protocol, &["TLS", "0"], &who);
                 for wrong in ["could not be told to be of one connection", "had no entry"] {
                     assert!(!log.contains(wrong), "{who}: {log}");
                 }
@@ -55,8 +55,57 @@ fn calls_are_seen_whole_by_every_cipher_suite() {
         let program = provider.client(Path::new(TARGET));
         for suite in suites {
             let who = format!("{provider:?} {suite}");
-            both_rounds_are_seen(agent.record(&program), &server, "h2", &[suite, "1500"], &who);
+            both_rounds_are_seen(agent.record(&program), &server, "h2", &[suite, "0"], &who);
         }
+    }
+}
+
+/// A request that a socket does not take at once: then what one thread has sealed another one writes, and later.
+#[test]
+fn large_questions_are_seen_whole() {
+    let Some(agent) = Agent::or_skip() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let Some(server) = server(folder.path()) else { return };
+    for provider in Provider::ALL {
+        let program = provider.client(Path::new(TARGET));
+        for protocol in ["h1", "h2"] {
+            let who = format!("{provider:?} large");
+            both_rounds_are_seen(agent.record(&program), &server, protocol, &["TLS", "200000"], &who);
+        }
+    }
+}
+
+/// The same thread, the same functions, another way: what goes it is not taken for what the thread's socket carries.
+#[test]
+fn what_goes_over_a_pipe_is_nobodys_and_what_goes_over_the_network_is_seen() {
+    let Some(agent) = Agent::or_skip() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let Some(server) = server(folder.path()) else { return };
+    for provider in Provider::ALL {
+        let recording = agent
+            .record(provider.client(Path::new(TARGET)))
+            .option("--content")
+            .args(["relay".into(), server.base(), server.ca().display().to_string()])
+            .run()
+            .succeeded();
+        let log = String::from_utf8_lossy(&recording.output.stderr);
+        let said = |name: &str, i: usize| format!("{name}-{i}");
+        let answered = String::from_utf8_lossy(&recording.output.stdout);
+        assert_eq!(answered.lines().count(), 6, "{answered}\n{log}");
+        let questions: BTreeSet<_> = recording
+            .telemetry
+            .calls()
+            .map(|span| {
+                assert!(span.text("agentsight.capture.truncated").is_none(), "{provider:?}: {span:#?}");
+                let question = span.json("gen_ai.input.messages").unwrap();
+                let question = question[0]["parts"][0]["content"].as_str().unwrap().to_owned();
+                let answer = span.json("gen_ai.output.messages").unwrap();
+                assert_eq!(answer[0]["parts"][0]["content"], format!("You said: {question}"));
+                question
+            })
+            .collect();
+        assert_eq!(questions, (0..3).map(|i| said("direct", i)).collect(), "{provider:?}\n{log}");
+        assert!(log.contains("bytes of rustls could not be told to be of one connection"), "{log}");
     }
 }
 

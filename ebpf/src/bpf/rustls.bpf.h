@@ -3,8 +3,9 @@
  * Plaintext at rustls: uprobes on the functions of aws-lc and of ring that seal and open one record each. They know a key,
  * not a connection, so the socket tells which that is: what a thread has sealed goes where it writes next, and what it
  * opens came from where it received last (fentry of tcp_sendmsg, tcp_recvmsg and tcp_close, or tracepoints of the socket
- * layer, since 6.3). That is more than timing: what is sealed names its record's head, and is taken for a socket's only if
- * the write has that head where a record begins.
+ * layer, since 6.3). That is more than timing. What is sealed names its record's head, and is taken for a socket's only if
+ * the write has that head where a record begins. What is opened by a key for the first time must lie in the memory that was
+ * received into: rustls opens records where they arrived (since 0.22).
  *
  * What is sealed is overwritten by its own ciphertext, so it goes to the agent at once, under the name of a batch, and the
  * agent holds it until the write tells the socket. From then on the key is known to be that socket's, until it is closed:
@@ -32,11 +33,14 @@ struct opening {
 	u32 length;
 	u8 type;	/* of the record; 0: its last byte tells (TLS 1.3) */
 	u8 tells;	/* the function returns 1 if all was well */
-	u16 pad;
+	u8 arrived;	/* it lies where the thread received last */
+	u8 pad;
 };
 
 struct record_thread {
-	u64 socket;	/* that it received from last */
+	u64 socket;	/* that it received from last; 0: none of TCP */
+	u64 memory;	/* that it received into, and its size */
+	u64 size;
 	u64 batch;	/* of what it has sealed and not written: when that began; 0: nothing */
 	u64 context;	/* the key that it was sealed by */
 	u64 length;	/* application data in it */
@@ -68,9 +72,7 @@ struct record_socket {
 	u64 started;	/* of the process that was seen first */
 	u64 context[2];	/* the keys of its directions */
 	u32 tgid;
-	u8 updated;	/* the peer has said that its next records have another key */
-	u8 over;	/* an alert or the end was read */
-	u8 pad[2];
+	u32 over;	/* an alert or the end was read */
 };
 
 /* By the address of the kernel's socket; removed when it is closed. Evicted: joined midway, as another connection. */
@@ -258,8 +260,9 @@ static __always_inline int seal_record(u64 context, u64 plaintext, u64 length, u
 	return 0;
 }
 
-static __always_inline int open_record(struct pt_regs *regs, u64 context, u64 plaintext, u64 length, u64 additional,
-				       u64 size, u8 tells)
+/* `end`: of the ciphertext. */
+static __always_inline int open_record(struct pt_regs *regs, u64 context, u64 plaintext, u64 length, u64 end,
+				       u64 additional, u64 size, u8 tells)
 {
 	struct counters *counters = get_counters();
 	struct record_thread *thread = enter_record(get_control());
@@ -283,6 +286,8 @@ static __always_inline int open_record(struct pt_regs *regs, u64 context, u64 pl
 	opening->length = length;
 	opening->type = record.type;
 	opening->tells = tells;
+	/* It may have begun with an earlier read, but came whole with this one. */
+	opening->arrived = end > thread->memory && end <= thread->memory + thread->size;
 	opening->stack = STACK(regs);
 	return 0;
 }
@@ -326,32 +331,30 @@ static __always_inline int opened(struct record_thread *thread, struct counters 
 	struct record_socket *socket = bpf_map_lookup_elem(&record_sockets, &key);
 	u32 length = thread->opening.length, known;
 	struct output output = {};
-	u8 type = thread->opening.type, first = 0;
+	u8 type = thread->opening.type;
 
 	if (!type)
 		type = type_of(plaintext, &length);
 	known = socket && socket->context[DIRECTION_READ] == context;
 	if (type == ALERT && known)
 		socket->over = 1;
-	if (type == HANDSHAKE && known && !bpf_probe_read_user(&first, 1, (void *)plaintext) && first == KEY_UPDATE)
-		socket->updated = 1;
 	/* 0: so much padding is behind it that it is not read. */
 	if ((type && type != APPLICATION_DATA) || !length || length > MOST_PLAINTEXT)
 		return 0;
-	if (!socket && key)
-		socket = find_record_socket(key, 0, counters);
-	if (!socket) {
-		count(&counters->records_unplaced_bytes, length);
-		return 0;
-	}
-	if (!known && (!socket->context[DIRECTION_READ] || socket->updated)) {
+	if (!known) {
+		/* It came another way, or over a connection within this one. */
+		if (!key || !thread->opening.arrived) {
+			count(&counters->records_unplaced_bytes, length);
+			return 0;
+		}
+		if (!socket)
+			socket = find_record_socket(key, 0, counters);
+		if (!socket)
+			return 0;
 		socket->context[DIRECTION_READ] = context;
-		socket->updated = 0;
-		known = 1;
 	}
 	socket->connection.offset[DIRECTION_READ] += length;
-	/* By another key: it came over another connection, or one within this one. Something is missing here. */
-	if (!known || !type) {
+	if (!type) {
 		count(&counters->records_unplaced_bytes, length);
 		return 0;
 	}
@@ -407,14 +410,18 @@ int aead_seal_scatter(struct pt_regs *regs)
 SEC("uprobe")
 int aead_open(struct pt_regs *regs)
 {
-	return open_record(regs, ARG1(regs), ARG2(regs), on_stack(regs, 1) - TAG_SIZE, on_stack(regs, 2), on_stack(regs, 3), 1);
+	u64 length = on_stack(regs, 1);
+
+	return open_record(regs, ARG1(regs), ARG2(regs), length - TAG_SIZE, on_stack(regs, 0) + length, on_stack(regs, 2),
+			   on_stack(regs, 3), 1);
 }
 
 /* int EVP_AEAD_CTX_open_gather(ctx, out, nonce, nonce_len, in, in_len, in_tag, in_tag_len, ad, ad_len) */
 SEC("uprobe")
 int aead_open_gather(struct pt_regs *regs)
 {
-	return open_record(regs, ARG1(regs), ARG2(regs), ARG6(regs), on_stack(regs, 2), on_stack(regs, 3), 1);
+	return open_record(regs, ARG1(regs), ARG2(regs), ARG6(regs), ARG5(regs) + ARG6(regs), on_stack(regs, 2),
+			   on_stack(regs, 3), 1);
 }
 
 /* ring's fn(&KeyInner, Nonce, Aad<&[u8]>, in_out: &mut [u8], cpu::Features) -> Result<Tag, _>, in the way of Rust's own
@@ -429,7 +436,10 @@ int ring_seal(struct pt_regs *regs)
 SEC("uprobe")
 int ring_open(struct pt_regs *regs)
 {
-	return open_record(regs, ARG2(regs), ARG6(regs), on_stack(regs, 0) - on_stack(regs, 1), ARG4(regs), ARG5(regs), 0);
+	u64 length = on_stack(regs, 0);
+
+	return open_record(regs, ARG2(regs), ARG6(regs), length - on_stack(regs, 1), ARG6(regs) + length, ARG4(regs),
+			   ARG5(regs), 0);
 }
 
 #define MOST_HEADS 16 /* of one write: rustls' own buffer holds four full ones */
@@ -531,18 +541,31 @@ static __always_inline int write_records(u64 *context)
 	return send_records(thread, (void *)context[0], &segments);
 }
 
-static __always_inline int receive_records(u64 sk)
+/* The thread, if what it receives may be records. */
+static __always_inline struct record_thread *find_receiver(void)
 {
 	u64 pid_tgid = bpf_get_current_pid_tgid();
 	u32 tgid = pid_tgid >> 32;
-	struct record_thread *thread;
 
-	if (!bpf_map_lookup_elem(&record_processes, &tgid))
-		return 0;
-	thread = find_thread(pid_tgid);
-	if (thread)
-		thread->socket = sk;
+	return bpf_map_lookup_elem(&record_processes, &tgid) ? find_thread(pid_tgid) : NULL;
+}
+
+static __always_inline int receive_records(struct record_thread *thread, struct sock *sk, const struct segments *segments)
+{
+	thread->socket = (u64)sk;
+	thread->memory = segments->base;
+	thread->size = segments->left;
 	return 0;
+}
+
+static __always_inline int read_records(u64 *context)
+{
+	struct record_thread *thread = find_receiver();
+	struct segments segments;
+
+	if (!thread || find_segments(&segments, (void *)context[1], 0))
+		return 0;
+	return receive_records(thread, (void *)context[0], &segments);
 }
 
 static __always_inline int end_record_socket(struct sock *sk, int by_peer)
@@ -576,8 +599,8 @@ static __always_inline int end_record_socket(struct sock *sk, int by_peer)
 /* int tcp_sendmsg(struct sock *sk, struct msghdr *msg, size_t size) */
 TWICE("fentry/tcp_sendmsg", record_write, u64, context, return write_records(context))
 
-/* int tcp_recvmsg(struct sock *sk, …): as it begins, since what it brings is opened after it by the same thread. */
-TWICE("fentry/tcp_recvmsg", record_read, u64, context, return receive_records(context[0]))
+/* int tcp_recvmsg(struct sock *sk, struct msghdr *msg, …): as it begins, since what it brings is opened after it. */
+TWICE("fentry/tcp_recvmsg", record_read, u64, context, return read_records(context))
 
 /* void tcp_close(struct sock *sk, long timeout) */
 SEC("fentry/tcp_close")
@@ -602,7 +625,14 @@ static __always_inline int leave_records(struct sock *sk, u32 direction, s64 mov
 			if (socket)
 				socket->over = 1;
 		}
-		return moved > 0 ? receive_records(key) : 0;
+		thread = moved > 0 ? find_receiver() : NULL;
+		if (!thread)
+			return 0;
+		if (BPF_CORE_READ(sk, sk_protocol) != IPPROTO_TCP || find_user_segments(&segments)) {
+			thread->socket = 0;
+			return 0;
+		}
+		return receive_records(thread, sk, &segments);
 	}
 	thread = find_sealed();
 	if (!thread || BPF_CORE_READ(sk, sk_protocol) != IPPROTO_TCP || find_user_segments(&segments))

@@ -444,14 +444,11 @@ fn without_symbols<'data, R: ReadRef<'data>>(
         let calls = calls.into_iter().flat_map(|(program, at)| [(program, at), (Program::Leave, at)]);
         found.push((library, Found::ByErrors, calls.collect()));
     }
-    // Where it panics it says where, so the path of its source stands in every program that has it.
-    if !image.find(&[b"/rustls-0."])?.concat().is_empty() {
-        let providers = rustls::find(&image, elf)?;
-        if providers.missing {
-            unseen.get_or_insert(Reason::Rustls);
-        }
-        found.extend(providers.found.into_iter().map(|(found, calls)| (Library::Rustls, found, calls)));
+    let providers = rustls::find(&image, elf)?;
+    if providers.missing {
+        unseen.get_or_insert(Reason::Rustls);
     }
+    found.extend(providers.found.into_iter().map(|(found, calls)| (Library::Rustls, found, calls)));
     let parts = found.into_iter().map(|(library, found, calls): (_, _, Vec<(Program, Place)>)| {
         let probes = calls.into_iter().map(|(program, Place { address, emulated })| {
             Some(Probe { program, offset: image.offset(address)?, cookie: None, emulated })
@@ -894,6 +891,20 @@ mod tests {
         let verdict = judge(&File::open(this).expect("readable")).expect("an ELF file");
         let Verdict::Traceable(plan) = verdict else { panic!("{verdict:?}") };
         assert_eq!(plan.libraries(), [Library::Rustls].into());
+    }
+
+    #[test]
+    fn a_program_with_an_old_rustls_is_named_and_left_alone() {
+        use std::io::Write;
+        let this = std::env::current_exe().expect("a test has a path");
+        let mut program = std::fs::read(this).expect("readable");
+        let places: Vec<_> = memchr::memmem::find_iter(&program, "/rustls-0.23.").collect();
+        for at in places {
+            program[at + 10..at + 12].copy_from_slice(b"21");
+        }
+        let mut file = tempfile::tempfile().expect("a temporary file");
+        file.write_all(&program).expect("room");
+        assert_eq!(judge(&file).expect("an ELF file"), Verdict::Untraceable(Reason::Rustls));
     }
 
     /// What a broken file is taken for does not matter, as long as that ends.

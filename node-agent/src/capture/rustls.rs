@@ -15,12 +15,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::slice::from_ref;
 
+/// Since 0.22 rustls opens records where they arrived, by which the kernel half knows their connection.
+const OLDEST: u32 = 22;
+
 /// What seals and opens records in a program.
-#[derive(PartialEq, Eq, Debug)]
+#[derive(PartialEq, Eq, Default, Debug)]
 pub(super) struct Providers {
     /// The probes of each library.
     pub(super) found: Vec<(Found, Vec<(Program, Place)>)>,
-    /// One is there whose functions are not certain, or none is known.
+    /// rustls is there, and some of what it seals and opens is not seen.
     pub(super) missing: bool,
 }
 
@@ -44,7 +47,7 @@ impl Function {
     }
 }
 
-/// Looks for both libraries in a program that has rustls.
+/// Looks for both libraries, where a program has rustls.
 ///
 /// # Errors
 /// When the file cannot be read.
@@ -52,8 +55,12 @@ pub(super) fn find<'data, R: ReadRef<'data>>(
     image: &Image<'_>,
     elf: &ElfFile64<'data, Endianness, R>,
 ) -> io::Result<Providers> {
+    let versions = versions(image)?;
+    let mut missing = versions.iter().any(|version| *version < OLDEST);
+    if versions.iter().all(|version| *version < OLDEST) {
+        return Ok(Providers { missing, ..Providers::default() });
+    }
     let mut found = Vec::new();
-    let mut missing = false;
     let named = named(image, elf);
     if !named.is_empty() {
         found.push((Found::BySymbols, named));
@@ -70,6 +77,19 @@ pub(super) fn find<'data, R: ReadRef<'data>>(
     }
     missing |= found.is_empty();
     Ok(Providers { found, missing })
+}
+
+/// The versions of rustls that are there, without the zero before them. Where it panics it says where, so the path of its
+/// source stands in every program that has it.
+fn versions(image: &Image<'_>) -> io::Result<BTreeSet<u32>> {
+    const PATH: &str = "/rustls-0.";
+    let paths = image.find(&[PATH.as_bytes()])?.concat();
+    let version = |at: u64| {
+        let text = image.read(at.checked_add(PATH.len() as u64)?, 4)?;
+        let digits = text.iter().position(|byte| !byte.is_ascii_digit())?;
+        str::from_utf8(&text[..digits]).ok()?.parse().ok()
+    };
+    Ok(paths.into_iter().filter_map(version).collect())
 }
 
 /// aws-lc's functions by their symbols, of each version that is there: `aws_lc_0_47_0_EVP_AEAD_CTX_seal`.

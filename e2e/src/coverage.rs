@@ -28,11 +28,19 @@ pub struct Row<'a> {
     pub version: &'a str,
     /// The file with its TLS implementation; none where it has none.
     pub file: Option<&'a Path>,
+    /// Which of the implementations in it, where it has several.
+    pub library: Option<&'a str>,
     /// `HTTP/1.1` or `HTTP/2`.
     pub protocol: &'a str,
 }
 
-impl Row<'_> {
+impl<'a> Row<'a> {
+    /// By that one of the implementations in its file.
+    #[must_use]
+    pub fn by(self, library: &'a str) -> Self {
+        Self { library: Some(library), ..self }
+    }
+
     /// Tells that the calls of `served` were seen whole.
     ///
     /// # Panics
@@ -50,7 +58,7 @@ impl Row<'_> {
     /// See there.
     pub fn was_seen_to_say(&self, agent: &Agent, formats: &str) {
         let (library, found_by) = match self.file {
-            Some(file) => how(agent, file),
+            Some(file) => how(agent, file, self.library),
             None => ("none".to_owned(), "sockets".to_owned()),
         };
         let Row { program, version, protocol, .. } = self;
@@ -64,12 +72,15 @@ impl Row<'_> {
     }
 }
 
-/// What the agent says of a file: the library, and how it was found.
-fn how(agent: &Agent, file: &Path) -> (String, String) {
+/// What the agent says of a file: the library, the first or the one of that name, and how it was found.
+fn how(agent: &Agent, file: &Path, library: Option<&str>) -> (String, String) {
     let output = run(Command::new(agent.program()).args(["check", "-o", "json"]).arg(file));
     let report: Value =
         serde_json::from_slice(&output.stdout).expect("`agentsight check -o json` writes JSON");
-    let seen = report["files"].as_array().into_iter().flatten().find(|file| file["library"].is_string());
+    let seen = report["files"].as_array().into_iter().flatten().find(|file| match library {
+        Some(library) => file["library"] == library,
+        None => file["library"].is_string(),
+    });
     let seen = seen.unwrap_or_else(|| panic!("{}: {report}", file.display()));
     let text = |name: &str| seen[name].as_str().unwrap_or_default().to_owned();
     (text("library"), text("foundBy"))

@@ -1,7 +1,9 @@
-//! The Go program of `e2e/agents/go`, linked in different ways.
+//! The Go program of `e2e/agents/go`, linked in different ways, and its server for clients of other languages.
 
+use crate::agent::Record;
 use crate::process::{PATIENCE, Process, run};
 use crate::python;
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -94,4 +96,52 @@ impl GoServer {
     pub fn ca(&self) -> PathBuf {
         if self.tls { self.folder.path().join("ca.pem") } else { "-".into() }
     }
+}
+
+/// Questions at once, and twice of them: the second time over the connections of the first.
+const QUESTIONS: usize = 8;
+
+/// Records a client of [`GoServer`] that is told `ask BASE CA-FILE PROTOCOL N` and `more`, and holds each of its calls
+/// against what it asked and was answered. Gives what the program and the agent said.
+///
+/// # Panics
+/// A call was not seen whole, or twice.
+pub fn both_rounds_are_seen(
+    record: Record<'_>,
+    server: &GoServer,
+    protocol: &str,
+    more: &[&str],
+    who: &str,
+) -> (String, String) {
+    let version = if protocol == "h2" { "HTTP/2.0" } else { "HTTP/1.1" };
+    let who = format!("{who} {protocol}");
+    let recording = record
+        .option("--content")
+        .args(["ask".into(), server.base(), server.ca().display().to_string()])
+        .args([protocol.to_owned(), QUESTIONS.to_string()])
+        .args(more)
+        .run()
+        .succeeded();
+    let said = String::from_utf8_lossy(&recording.output.stdout).into_owned();
+    let log = String::from_utf8_lossy(&recording.output.stderr).into_owned();
+    assert_eq!(said.lines().filter(|line| line.starts_with(version)).count(), 2 * QUESTIONS, "{said}");
+    let ids: BTreeSet<_> = recording
+        .telemetry
+        .calls()
+        .map(|span| {
+            assert!(span.text("agentsight.capture.truncated").is_none(), "{who}: {span:#?}");
+            assert!(span.text("agentsight.response.incomplete").is_none(), "{who}: {span:#?}");
+            let question = span.json("gen_ai.input.messages").expect("--content was asked for");
+            let question = question[0]["parts"][0]["content"].as_str().expect("a text").to_owned();
+            let answer = span.json("gen_ai.output.messages").expect("--content was asked for");
+            assert_eq!(answer[0]["parts"][0]["content"], format!("You said: {question}"), "{who}");
+            assert_eq!(span.number("gen_ai.usage.input_tokens"), Some(question.len() as u64), "{who}");
+            span.text("gen_ai.response.id").expect("an answer has an id").to_owned()
+        })
+        .collect();
+    let expected: BTreeSet<_> =
+        (0..2).flat_map(|round| (0..QUESTIONS).map(move |i| format!("chatcmpl-model-{round}-{i}"))).collect();
+    assert_eq!(ids, expected, "{who}\n{log}");
+    assert_eq!(recording.telemetry.calls().count(), expected.len(), "{who}: none twice");
+    (said, log)
 }

@@ -33,6 +33,7 @@ pub mod question;
 pub mod real_agents;
 pub mod request;
 pub mod response;
+pub mod rustls;
 pub mod server;
 pub mod telemetry;
 pub mod tree;

@@ -161,6 +161,27 @@ fn only_on_loopback(record: Record<'_>) -> Record<'_> {
     ON_LOOPBACK.into_iter().fold(record, |record, (name, value)| record.env(name, value))
 }
 
+/// A variable that names a certificate has Codex speak by rustls, and by HTTP/2 where the server offers it.
+#[test]
+fn codex_with_a_certificate_of_its_own_is_seen_whole_in_each_release() {
+    let Some(agent) = Agent::or_skip() else { return };
+    for version in ["0.130.0", "0.171.0"] {
+        let Some(program) = real_agents::or_skip("codex", version) else { return };
+        let who = format!("Codex {version}");
+        let server = ModelServer::start();
+        let folder = tempfile::tempdir().unwrap();
+        let record = codex(agent.record(&program), &server, folder.path(), "supports_websockets = false");
+        let recording = record.env("CODEX_CA_CERTIFICATE", server.ca()).run().succeeded();
+        let said = String::from_utf8_lossy(&recording.output.stdout);
+        let log = String::from_utf8_lossy(&recording.output.stderr);
+        assert!(said.contains("agentsight-42"), "{who}: {said}\n{log}");
+        let served = server.stop();
+        let calls = calls_are_what_was_served(&recording.telemetry, &served, &who, &log);
+        assert!(calls >= 2, "{who}: a call before and one after the tool, not {calls}");
+        row("Codex, with a certificate of its own", version, &program).by("rustls").was_seen(&agent, &served);
+    }
+}
+
 /// Codex trusts what the system trusts only where no variable names a certificate; then it speaks by the OpenSSL that is
 /// linked into it, without symbols. So the system's bundle is another one, for it alone.
 #[test]
@@ -239,7 +260,7 @@ fn gemini_cli_with_a_tool_call_is_seen_whole() {
 
 /// Its line in the table of docs/coverage.md.
 fn row<'a>(program: &'a str, version: &'a str, file: &'a Path) -> Row<'a> {
-    Row { program, version, file: Some(file), protocol: "HTTP/1.1" }
+    Row { program, version, file: Some(file), library: None, protocol: "HTTP/1.1" }
 }
 
 /// Codex and a tool, with more of its provider's configuration; its own is in `folder`.
@@ -270,39 +291,45 @@ wire_api = "responses"
     only_on_loopback(record)
 }
 
-/// Over TLS it uses rustls for this; without, what it says stands in its sockets.
+/// As it speaks to OpenAI: over TLS it uses rustls for this. Without TLS, what it says stands in its sockets.
 #[test]
 fn codex_with_a_tool_call_over_a_websocket_is_seen_whole_in_each_release() {
     let Some(agent) = Agent::or_skip() else { return };
     for version in ["0.130.0", "0.171.0"] {
         let Some(program) = real_agents::or_skip("codex", version) else { return };
-        let who = format!("Codex {version}");
-        let server = ModelServer::start_plain();
-        let folder = tempfile::tempdir().unwrap();
-        let provider = r#"supports_websockets = true
-http_headers = { "x-mock-deflate" = "takeover" }"#;
-        let recording = codex(agent.record(program), &server, folder.path(), provider)
-            .option("--plaintext")
-            .run()
-            .succeeded();
-        let log = String::from_utf8_lossy(&recording.output.stderr);
-        let said = String::from_utf8_lossy(&recording.output.stdout);
-        assert!(said.contains("agentsight-42"), "{who}: {said}\n{log}");
-        let served = server.stop();
-        let in_messages = served.iter().filter_map(|served| served.request.as_ref());
-        assert!(
-            in_messages.clone().all(|request| request["type"] == "response.create"),
-            "{who}: {served:#?}"
-        );
-        let continued = in_messages.filter(|request| request["previous_response_id"].is_string()).count();
-        assert!(continued >= 1, "{who}: {served:#?}");
-        let calls = calls_are_what_was_served(&recording.telemetry, &served, &who, &log);
-        assert!(calls >= 2, "{who}: a call before and one after the tool, not {calls}");
-        let row = Row { program: "Codex, without TLS", version, file: None, protocol: "WebSocket" };
-        row.was_seen(&agent, &served);
-        let traces: HashSet<_> = recording.telemetry.calls().map(|call| &call.trace_id).collect();
-        assert_eq!(traces.len(), 1, "{who}: it is one turn\n{log}");
+        for server in [ModelServer::start(), ModelServer::start_plain()] {
+            over_a_websocket(&agent, version, &program, server);
+        }
     }
+}
+
+fn over_a_websocket(agent: &Agent, version: &str, program: &Path, server: ModelServer) {
+    let tls = server.base().starts_with("https");
+    let who = format!("Codex {version}, {}", server.base());
+    let folder = tempfile::tempdir().unwrap();
+    let provider = r#"supports_websockets = true
+http_headers = { "x-mock-deflate" = "takeover" }"#;
+    let record = codex(agent.record(program), &server, folder.path(), provider);
+    let record = match tls {
+        true => record.env("CODEX_CA_CERTIFICATE", server.ca()),
+        false => record.option("--plaintext"),
+    };
+    let recording = record.run().succeeded();
+    let log = String::from_utf8_lossy(&recording.output.stderr);
+    let said = String::from_utf8_lossy(&recording.output.stdout);
+    assert!(said.contains("agentsight-42"), "{who}: {said}\n{log}");
+    let served = server.stop();
+    let in_messages = served.iter().filter_map(|served| served.request.as_ref());
+    assert!(in_messages.clone().all(|request| request["type"] == "response.create"), "{who}: {served:#?}");
+    let continued = in_messages.filter(|request| request["previous_response_id"].is_string()).count();
+    assert!(continued >= 1, "{who}: {served:#?}");
+    let calls = calls_are_what_was_served(&recording.telemetry, &served, &who, &log);
+    assert!(calls >= 2, "{who}: a call before and one after the tool, not {calls}");
+    let traces: HashSet<_> = recording.telemetry.calls().map(|call| &call.trace_id).collect();
+    assert_eq!(traces.len(), 1, "{who}: it is one turn\n{log}");
+    let row = Row { protocol: "WebSocket", ..row("Codex", version, program) };
+    let row = if tls { row.by("rustls") } else { Row { program: "Codex, without TLS", file: None, ..row } };
+    row.was_seen(agent, &served);
 }
 
 #[test]
@@ -318,9 +345,10 @@ fn what_would_be_seen_of_an_agent_is_told_without_running_it() {
     let places: Vec<_> = file["probes"].as_array().unwrap().iter().map(|probe| &probe["offset"]).collect();
     assert_eq!(places, [0x333_04b0, 0x333_04b0, 0x333_0300, 0x333_0300], "{claude:#}");
     let (status, codex) = checked(&agent, &codex);
-    assert_eq!((status, &codex["seen"]), (Some(1), &json!("some")), "{codex:#}");
-    let file = &codex["files"][0];
-    assert_eq!((&file["library"], &file["reason"]), (&json!("openssl"), &json!("Rustls")), "{codex:#}");
+    assert_eq!((status, &codex["seen"]), (Some(0), &json!("all")), "{codex:#}");
+    let how = codex["files"].as_array().unwrap().iter().map(|file| json!([file["library"], file["foundBy"]]));
+    let expected = [["openssl", "errors"], ["rustls", "errors"], ["rustls", "algorithms"]];
+    assert_eq!(how.collect::<Vec<_>>(), expected.map(|how| json!(how)), "{codex:#}");
 }
 
 /// The exit code and the answer of `agentsight check PROGRAM`.

@@ -48,7 +48,13 @@ fn calls_of_python_s_clients_and_frameworks_are_seen_whole() {
             .env("LITELLM_LOCAL_MODEL_COST_MAP", "True");
         let program = format!("{client} (Python)");
         let version = python::version(interpreter, package);
-        let row = Row { program: &program, version: &version, file: Some(&library), protocol: "HTTP/1.1" };
+        let row = Row {
+            program: &program,
+            version: &version,
+            file: Some(&library),
+            library: None,
+            protocol: "HTTP/1.1",
+        };
         are_seen(&agent, record, server, &row, 2);
     }
 }
@@ -82,7 +88,7 @@ fn is_seen_by(agent: &Agent, run_time: &Path, clients: &Path, client: &str, prog
         .arg(clients)
         .args([client.into(), server.base()])
         .env("NODE_EXTRA_CA_CERTS", server.ca());
-    let row = Row { program, version, file: Some(run_time), protocol: "HTTP/1.1" };
+    let row = Row { program, version, file: Some(run_time), library: None, protocol: "HTTP/1.1" };
     are_seen(agent, record, server, &row, 2);
 }
 
@@ -103,6 +109,7 @@ fn calls_of_curl_are_seen_whole() {
             program: if tls { "curl" } else { "curl, without TLS" },
             version: "",
             file: tls.then_some(library.as_path()),
+            library: None,
             protocol: "HTTP/1.1",
         };
         are_seen(&agent, record, server, &row, 1);

@@ -183,7 +183,7 @@ fn page(rows: &[Row]) -> String {
     page.push_str(
         "\nA program with a stand-in is one that does not fit this kernel and that another replaces: `free_enter_state` needs\n\
          `bpf_get_attach_cookie` (5.15); of the `read_…` programs each is for `tcp_recvmsg` with another number of\n\
-         arguments; `socket_sent` and `socket_received`, which stand in for fentry itself, need `bpf_task_pt_regs` (5.15).\n\
+         arguments; `socket_sent` and `record_sent` and their like, which stand in for fentry itself, need `bpf_task_pt_regs` (5.15).\n\
          On your own machine `agentsight check -o json` says the same of its kernel.\n",
     );
     page

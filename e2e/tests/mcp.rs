@@ -74,6 +74,7 @@ fn requests_to_a_server_of_tools_are_told_as_such() {
     assert_eq!((fail.text("error.type"), fail.failed), (Some("tool_error"), true));
 
     let version = python::version(python::frameworks(), "mcp");
-    let row = Row { program: "mcp (Python)", version: &version, file: None, protocol: "HTTP/1.1" };
+    let row =
+        Row { program: "mcp (Python)", version: &version, file: None, library: None, protocol: "HTTP/1.1" };
     row.was_seen_to_say(&agent, "MCP (streamable HTTP)");
 }

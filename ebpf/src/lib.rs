@@ -25,6 +25,8 @@ pub mod kind {
     pub const EXEC: u32 = 4;
     /// [`super::ProcessExit`].
     pub const EXIT: u32 = 5;
+    /// [`super::TlsSent`].
+    pub const TLS_SENT: u32 = 6;
     /// [`super::ProcessContainer`].
     pub const CONTAINER: u32 = 64;
 }
@@ -145,8 +147,33 @@ layout! {
         from_start: u8,
         /// It went through a socket as it stands here, not through TLS.
         socket: u8,
+        /// It was not sent yet: `ssl` is the batch that a [`TlsSent`] names later, `offset` counts from its start.
+        held: u8,
         /// Zero.
-        pad: [u8; 5],
+        pad: [u8; 4],
+    }
+}
+layout! {
+    /// What a thread had sealed until now went to a socket: only now the connection is known.
+    TlsSent, 72 {
+        /// Header.
+        header: EventHeader,
+        /// Address of the kernel's socket.
+        ssl: u64,
+        /// When it was first seen.
+        generation: u64,
+        /// Name of the batch, among those of its thread.
+        batch: u64,
+        /// Of its first byte, in the written direction of the connection.
+        offset: u64,
+        /// Bytes of the whole batch.
+        length: u64,
+        /// Thread, in the initial pid namespace.
+        tid: u32,
+        /// The connection was seen from its beginning.
+        from_start: u8,
+        /// Zero.
+        pad: [u8; 3],
     }
 }
 layout! {
@@ -230,7 +257,7 @@ layout! {
 layout! {
     #[derive(Default)]
     /// Counters of one CPU; see `events.h` for what each counts.
-    Counters, 120 {
+    Counters, 136 {
         /// Calls with plaintext in selected processes.
         tls_calls: u64,
         /// Plaintext bytes of those calls.
@@ -261,6 +288,10 @@ layout! {
         socket_bypass_bytes: u64,
         /// Sockets that were looked at and carry no client's HTTP.
         sockets_ignored: u64,
+        /// Sealed or opened by rustls' libraries, and no TLS record: QUIC, tokens.
+        records_foreign: u64,
+        /// Plaintext of TLS records for which no socket was certain.
+        records_unplaced_bytes: u64,
     }
 }
 // SAFETY: see `layout!`; aya asks for this promise to move the values through maps.
@@ -305,6 +336,8 @@ impl std::ops::AddAssign for Counters {
         self.socket_bytes += other.socket_bytes;
         self.socket_bypass_bytes += other.socket_bypass_bytes;
         self.sockets_ignored += other.sockets_ignored;
+        self.records_foreign += other.records_foreign;
+        self.records_unplaced_bytes += other.records_unplaced_bytes;
     }
 }
 

@@ -80,6 +80,7 @@ impl Report {
         self.can_trace &= finding.status != Status::Missing;
         self.results.push(finding);
         self.results.extend(plaintext(&trial));
+        self.results.extend(rustls(&trial));
         self.trial = Some(trial);
         self
     }
@@ -571,6 +572,21 @@ fn plaintext(trial: &Trial) -> Option<Finding> {
     })
 }
 
+/// Whether rustls can be seen, where anything can.
+fn rustls(trial: &Trial) -> Option<Finding> {
+    if trial.error.is_some() {
+        return None;
+    }
+    Some(match &trial.rustls_error {
+        None => Finding::ok("rustls", "can be seen".to_owned()),
+        Some(error) => Finding::warning(
+            "rustls",
+            error.clone(),
+            "calls over other TLS libraries are seen; for those of programs with rustls, a newer kernel is needed",
+        ),
+    })
+}
+
 fn proc_mount(system: &System) -> Finding {
     let option = |name: &str| {
         system.proc_options.split(',').find_map(|option| option.strip_prefix(name)?.strip_prefix('='))
@@ -772,7 +788,7 @@ This machine cannot trace: what is missing stands above.
     #[test]
     fn a_kernel_that_refuses_the_programs_cannot_trace() {
         let error = Some("the kernel refused `leave`".into());
-        let refused = Trial { error, plaintext_error: None, programs: Vec::new() };
+        let refused = Trial { error, ..Trial::default() };
         let report = Report::of(&healthy()).with(refused);
         assert!(!report.can_trace);
         let last = report.results.last().unwrap();
@@ -789,10 +805,11 @@ This machine cannot trace: what is missing stands above.
             refusal: refusal.map(Into::into),
         };
         let programs = vec![verdict("free_enter_state", Some("unknown func")), verdict("leave", None)];
-        let report = Report::of(&healthy()).with(Trial { error: None, plaintext_error: None, programs });
+        let report = Report::of(&healthy()).with(Trial { programs, ..Trial::default() });
         assert!(report.can_trace);
-        let [.., programs, plaintext] = &report.results[..] else { panic!("{report:?}") };
+        let [.., programs, plaintext, rustls] = &report.results[..] else { panic!("{report:?}") };
         assert_eq!((plaintext.name, plaintext.status), ("plaintext", Status::Ok));
+        assert_eq!((rustls.name, rustls.status), ("rustls", Status::Ok));
         assert_eq!(
             programs.found,
             "1 of 2 accepted in 3 ms, at most 80000 of 1000000 instructions verified; with a stand-in: free_enter_state"
@@ -800,14 +817,16 @@ This machine cannot trace: what is missing stands above.
     }
 
     #[test]
-    fn a_kernel_without_a_place_for_plain_http_can_trace_all_the_same() {
+    fn a_kernel_without_a_place_at_its_sockets_can_trace_all_the_same() {
         let plaintext_error = Some("plain HTTP is not seen: no fentry".into());
-        let report =
-            Report::of(&healthy()).with(Trial { error: None, plaintext_error, programs: Vec::new() });
+        let rustls_error = Some("rustls is not seen: no fentry".into());
+        let report = Report::of(&healthy()).with(Trial { plaintext_error, rustls_error, ..Trial::default() });
         assert!(report.can_trace);
-        let last = report.results.last().unwrap();
-        assert_eq!((last.name, last.status), ("plaintext", Status::Warning));
-        assert_eq!(last.found, "plain HTTP is not seen: no fentry");
+        let [.., plaintext, rustls] = &report.results[..] else { panic!("{report:?}") };
+        assert_eq!((plaintext.name, plaintext.status), ("plaintext", Status::Warning));
+        assert_eq!(plaintext.found, "plain HTTP is not seen: no fentry");
+        assert_eq!((rustls.name, rustls.status), ("rustls", Status::Warning));
+        assert_eq!(rustls.found, "rustls is not seen: no fentry");
     }
 
     #[test]

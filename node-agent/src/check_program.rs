@@ -2,7 +2,7 @@
 
 use crate::capture::discover;
 use crate::capture::files::RealFile;
-use crate::capture::library::{self, Found, Plan, Reason, Verdict};
+use crate::capture::library::{self, Part, Plan, Reason, Verdict};
 use crate::terminal::{Colour, Terminal, harmless};
 use serde::Serialize;
 use std::collections::HashSet;
@@ -59,7 +59,7 @@ pub struct File {
     /// The library; absent where it is not seen.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub library: Option<&'static str>,
-    /// `symbols`, `errors` (what the code reports of itself), or `functionTable` (Go's).
+    /// `symbols`, `errors` (what the code reports of itself), `functionTable` (Go's), or `algorithms` (ring's).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub found_by: Option<&'static str>,
     /// The GNU build-id, where the file has one.
@@ -103,7 +103,7 @@ impl Report {
             // As when it is traced: a file with several names is one.
             let Ok(file) = RealFile::open(path, None) else { continue };
             if keys.insert(file.key) {
-                files.extend(library::judge(&file.file).ok().and_then(|verdict| File::of(path, &verdict)));
+                files.extend(library::judge(&file.file).iter().flat_map(|verdict| File::of(path, verdict)));
             }
         }
         let seen = Seen::of(&files);
@@ -125,6 +125,7 @@ impl Report {
                 let how = match found {
                     "errors" => "the errors that its code reports",
                     "functionTable" => "Go's table of functions",
+                    "algorithms" => "ring's table of algorithms",
                     _ => "its symbols",
                 };
                 let (word, path) = (terminal.paint("seen    ", Colour::Green), shown(&file.path));
@@ -162,43 +163,48 @@ impl Report {
 }
 
 impl File {
-    /// What a verdict says; none where the file holds no TLS implementation.
-    pub fn of(path: &Path, verdict: &Verdict) -> Option<Self> {
-        let path = path.to_owned();
+    /// What a verdict says: one for each library that is seen, and one for what is not; none where the file holds no TLS
+    /// implementation.
+    pub fn of(path: &Path, verdict: &Verdict) -> Vec<Self> {
+        let unseen = |reason: Reason| Self {
+            path: path.to_owned(),
+            library: None,
+            found_by: None,
+            build_id: None,
+            probes: Vec::new(),
+            reason: Some(reason.name()),
+        };
         match verdict {
-            Verdict::Traceable(Plan { library, found, unseen, build_id, probes }) => Some(Self {
-                path,
-                library: Some(library.name()),
-                found_by: Some(match found {
-                    Found::BySymbols => "symbols",
-                    Found::ByErrors => "errors",
-                    Found::ByFunctionTable => "functionTable",
-                }),
-                build_id: build_id.as_ref().map(|id| {
-                    id.iter().fold(String::new(), |mut text, byte| {
-                        let _ = write!(text, "{byte:02x}");
-                        text
-                    })
-                }),
-                probes: probes
-                    .iter()
-                    .map(|probe| Probe {
-                        program: probe.program.name(),
-                        offset: probe.offset,
-                        emulated: probe.emulated,
-                    })
-                    .collect(),
-                reason: unseen.map(Reason::name),
+            Verdict::Traceable(plan) => {
+                let seen = plan.parts.iter().map(|part| Self::seen(path, plan, part));
+                seen.chain(plan.unseen.map(unseen)).collect()
+            }
+            Verdict::Untraceable(reason) => vec![unseen(*reason)],
+            Verdict::NoTls => Vec::new(),
+        }
+    }
+
+    fn seen(path: &Path, plan: &Plan, part: &Part) -> Self {
+        Self {
+            path: path.to_owned(),
+            library: Some(part.library.name()),
+            found_by: Some(part.found.name()),
+            build_id: plan.build_id.as_ref().map(|id| {
+                id.iter().fold(String::new(), |mut text, byte| {
+                    let _ = write!(text, "{byte:02x}");
+                    text
+                })
             }),
-            Verdict::Untraceable(reason) => Some(Self {
-                path,
-                library: None,
-                found_by: None,
-                build_id: None,
-                probes: Vec::new(),
-                reason: Some(reason.name()),
-            }),
-            Verdict::NoTls => None,
+            probes: part
+                .probes
+                .iter()
+                .map(|probe| Probe {
+                    program: probe.program.name(),
+                    offset: probe.offset,
+                    emulated: probe.emulated,
+                })
+                .collect(),
+            reason: None,
         }
     }
 }
@@ -206,6 +212,7 @@ impl File {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::capture::library::{Found, Library};
 
     #[test]
     fn a_program_without_tls_says_so() {
@@ -216,16 +223,34 @@ mod tests {
     }
 
     #[test]
-    fn a_library_that_is_not_seen_is_told_with_the_reason() {
-        // This test has the agent's own rustls in it.
+    fn each_library_of_a_file_is_told_with_how_it_was_found_and_what_is_not_seen_with_the_reason() {
+        let part = |library, found| Part { library, found, probes: Vec::new() };
+        let plan = Plan {
+            parts: vec![part(Library::OpenSsl, Found::ByErrors), part(Library::Rustls, Found::ByAlgorithms)],
+            unseen: Some(Reason::UnknownShape),
+            build_id: None,
+        };
+        let files = File::of(Path::new("/bin/agent"), &Verdict::Traceable(plan));
+        let seen = Seen::of(&files);
+        let report = Report { program: "/bin/agent".into(), seen, files, looked_at: 1, seconds: 0.0 };
+        assert_eq!((report.seen, report.exit_code()), (Seen::Some, 1));
+        let text = report.text(Terminal::PLAIN);
+        for told in
+            ["openssl, by the errors", "rustls, by ring's table", "UnknownShape: see docs/coverage.md"]
+        {
+            assert!(text.contains(told), "{told}: {text}");
+        }
+        let json: serde_json::Value = serde_json::from_str(&report.json()).expect("JSON");
+        assert_eq!(json["files"][1]["foundBy"], "algorithms");
+        assert_eq!(json["files"][2]["reason"], "UnknownShape");
+    }
+
+    #[test]
+    fn a_program_with_rustls_says_how_it_is_seen() {
+        // This test has the agent's own in it.
         let this = std::env::current_exe().expect("a test has a path");
         let report = Report::of(this.as_os_str()).expect("it is there");
-        assert_eq!(report.seen, Seen::None);
-        let text = report.text(Terminal::PLAIN);
-        assert!(text.contains("Rustls: see docs/coverage.md"), "{text}");
-        let json: serde_json::Value = serde_json::from_str(&report.json()).expect("JSON");
-        assert_eq!(json["files"][0]["reason"], "Rustls");
-        assert_eq!(json["seen"], "none");
+        assert_eq!((report.seen, report.files[0].library), (Seen::All, Some("rustls")), "{report:?}");
     }
 
     #[test]

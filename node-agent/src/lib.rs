@@ -12,6 +12,7 @@ pub mod clock;
 pub mod cluster;
 pub mod export;
 pub mod health;
+pub mod held;
 pub mod identity;
 pub mod pipeline;
 pub mod policy;

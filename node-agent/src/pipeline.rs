@@ -3,6 +3,7 @@
 use crate::capture::events::{Batch, ConnectionId, Event, ProcessId, What};
 use crate::causality::{self, Causality, ExchangeId, Exit, Place, Program, spans};
 use crate::clock::{self, Clock};
+use crate::held::Held;
 use crate::policy::{ExporterId, Policy, Subjects};
 use crate::resource::{Item, Signal};
 use agentsight_genai::call::{Call, Outcome};
@@ -61,6 +62,7 @@ pub struct Pipeline<S: Subjects, F: FnMut(&ExporterId, Item)> {
     /// Of the last event or tick, CLOCK_MONOTONIC, ns.
     now: u64,
     connections: HashMap<(ProcessId, u64), Open>,
+    held: Held,
     processes: HashMap<ProcessId, Process<S::Facts>>,
     waiting: VecDeque<Waiting<S::Facts>>,
     /// The last process of each id.
@@ -139,7 +141,7 @@ struct Root {
 #[derive(Clone, Debug, Default)]
 pub struct Stats {
     /// Events by kind.
-    pub events: [u64; 6],
+    pub events: [u64; 7],
     /// Plaintext bytes taken, sent and received.
     pub bytes: [u64; 2],
     /// Finished calls by operation, provider and outcome.
@@ -188,7 +190,8 @@ pub struct TraceStats {
 }
 
 /// The names of [`Stats::events`].
-pub const EVENT_KINDS: [&str; 6] = ["tls_data", "tls_closed", "fork", "exec", "exit", "container"];
+pub const EVENT_KINDS: [&str; 7] =
+    ["tls_data", "tls_closed", "fork", "exec", "exit", "container", "tls_sent"];
 
 impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
     /// Telemetry goes to `out` with the exporter that it is for, numbers to `shared` after each batch: on top of those
@@ -213,6 +216,7 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
             clock: Clock::now(),
             now: 0,
             connections: HashMap::new(),
+            held: Held::default(),
             processes: HashMap::new(),
             waiting: VecDeque::new(),
             by_tgid: HashMap::new(),
@@ -315,6 +319,26 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
                 let chunk = Chunk { direction, at: self.clock.at(time), offset, data, lost_after: 0 };
                 let scheme = if plain { Scheme::Http } else { Scheme::Https };
                 self.data(connection, chunk, from_start, scheme, time);
+            }
+            What::Held { batch, offset, data } => {
+                self.stats.events[0] += 1;
+                self.stats.bytes[0] += data.len() as u64;
+                self.held.hold(batch, time, offset, data);
+            }
+            What::Sent { connection, batch, offset, length, from_start } => {
+                self.stats.events[6] += 1;
+                let pieces = self.held.take(batch);
+                let direction = Direction::Sent;
+                for piece in &pieces {
+                    let at = self.clock.at(piece.time);
+                    let offset = offset.saturating_add(piece.offset);
+                    let chunk = Chunk { direction, at, offset, data: &piece.data, lost_after: 0 };
+                    self.data(connection, chunk, from_start, Scheme::Https, piece.time);
+                }
+                // What was lost at its end shows only here.
+                let offset = offset.saturating_add(length);
+                let chunk = Chunk { direction, at: self.clock.at(time), offset, data: &[], lost_after: 0 };
+                self.data(connection, chunk, from_start, Scheme::Https, time);
             }
             What::Closed { connection, received, sent, end } => {
                 self.stats.events[1] += 1;
@@ -513,6 +537,7 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
     }
 
     fn close_all(&mut self, process: ProcessId, time: u64, end: End) {
+        self.held.ended(process);
         let connections =
             self.processes.get_mut(&process).map(|known| std::mem::take(&mut known.connections));
         for ssl in connections.unwrap_or_default() {
@@ -830,7 +855,9 @@ fn count(sum: &mut connection::Counters, now: &connection::Counters, before: &co
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::capture::events::fixtures::{closed, container, data, exec, exec_with, exit, fork};
+    use crate::capture::events::fixtures::{
+        closed, container, data, exec, exec_with, exit, fork, held, told,
+    };
     use crate::policy::Wish;
     use crate::process::Host;
     use crate::resource::Resource;
@@ -933,6 +960,36 @@ mod tests {
         let [(call, None)] = spans[..] else { panic!("{spans:#?}") };
         assert_eq!(call.end.0 - call.start.0, 10);
         assert!(!items.iter().any(|item| matches!(item.signal, Signal::Log { .. })));
+    }
+
+    #[test]
+    fn what_was_sealed_is_of_the_connection_that_it_is_written_to_and_of_the_time_when_it_was_sealed() {
+        let (head, body) = REQUEST.as_bytes().split_at(REQUEST.len() - 20);
+        let whole = REQUEST.len() as u64;
+        let records = [
+            held(PID, 20, 0, head),
+            held(PID, 21, head.len() as u64, body),
+            told(PID, 25, 90, 0, whole),
+            received(30, 0, &response()),
+        ];
+        let (items, _) = run(None, &records);
+        let [(call, None)] = spans(&items)[..] else { panic!("one call") };
+        assert_eq!(call.end.0 - call.start.0, 10);
+        assert_eq!(attribute(call, "server.port"), Some(&Value::Int(443)));
+        assert_eq!(attribute(call, semconv::CAPTURE_TRUNCATED), None);
+    }
+
+    #[test]
+    fn what_was_sealed_and_is_not_there_when_it_is_written_is_missing() {
+        let whole = REQUEST.len() as u64;
+        let (head, rest) = REQUEST.as_bytes().split_at(REQUEST.len() - 20);
+        let lost = [held(PID, 20, 0, head), told(PID, 25, 90, 0, whole), received(30, 0, &response())];
+        let (items, stats) = run(None, &lost);
+        let [(call, None)] = spans(&items)[..] else { panic!("one call") };
+        assert_eq!(attribute(call, semconv::CAPTURE_TRUNCATED), Some(&Value::Bool(true)));
+        assert_eq!(stats.streams.missing_bytes, rest.len() as u64);
+        let never_written = [held(PID, 20, 0, REQUEST.as_bytes()), received(30, 0, &response())];
+        assert_eq!(spans(&run(None, &never_written).0).len(), 0);
     }
 
     #[test]

@@ -156,7 +156,7 @@ impl Process {
     }
 }
 
-fn look(pid: u32, judged: &mut HashMap<FileKey, Option<File>>) -> Look {
+fn look(pid: u32, judged: &mut HashMap<FileKey, Vec<File>>) -> Look {
     // The link tells kernel threads, which have none, from processes that are closed to us.
     let executable = match std::fs::read_link(format!("/proc/{pid}/exe")) {
         Ok(path) => Some(path),
@@ -169,10 +169,9 @@ fn look(pid: u32, judged: &mut HashMap<FileKey, Option<File>>) -> Look {
     }
     let mut files: Vec<File> = Vec::new();
     for mapped in &mapped {
-        let Some(file) = judge(pid, mapped, judged) else { continue };
         // A file that is mapped in several pieces is one.
-        if files.iter().all(|known| known.path != file.path) {
-            files.push(file);
+        if files.iter().all(|known| known.path != mapped.name) {
+            files.extend(judge(pid, mapped, judged));
         }
     }
     let cgroup = std::fs::read(format!("/proc/{pid}/cgroup")).unwrap_or_default();
@@ -188,17 +187,17 @@ fn look(pid: u32, judged: &mut HashMap<FileKey, Option<File>>) -> Look {
 }
 
 /// What a file holds, read once for all processes that map it.
-fn judge(pid: u32, mapped: &MappedFile, judged: &mut HashMap<FileKey, Option<File>>) -> Option<File> {
+fn judge(pid: u32, mapped: &MappedFile, judged: &mut HashMap<FileKey, Vec<File>>) -> Vec<File> {
     // The link leads to the very file, and takes a capability; the process' root does where the file is still there.
     let in_root = PathBuf::from(format!("/proc/{pid}/root{}", mapped.name.display()));
     let file = [&mapped.link, &in_root, &mapped.name]
         .into_iter()
-        .find_map(|path| RealFile::open(path, Some(pid)).ok())?;
-    let verdict = judged.entry(file.key).or_insert_with(|| {
-        library::judge(&file.file).ok().and_then(|verdict| File::of(&mapped.name, &verdict))
+        .find_map(|path| RealFile::open(path, Some(pid)).ok());
+    let Some(file) = file else { return Vec::new() };
+    let known = judged.entry(file.key).or_insert_with(|| {
+        library::judge(&file.file).iter().flat_map(|verdict| File::of(&mapped.name, verdict)).collect()
     });
-    let file = verdict.as_ref()?.clone();
-    Some(File { path: mapped.name.clone(), ..file })
+    known.iter().map(|file| File { path: mapped.name.clone(), ..file.clone() }).collect()
 }
 
 #[cfg(test)]

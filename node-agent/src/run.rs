@@ -214,6 +214,7 @@ pub(crate) fn refresh(metrics: &Metrics, sources: &Sources<'_>) -> Result<(), ca
         ("kernel", "oversize", kernel.oversize_bytes),
         ("kernel", "sendfile", kernel.sendfile_bytes),
         ("kernel", "socket_bypass", kernel.socket_bypass_bytes),
+        ("kernel", "unplaced", kernel.records_unplaced_bytes),
         ("streams", "gap", stats.streams.missing_bytes),
     ] {
         set_total(&metrics.lost_bytes.get_or_create(&LossLabels { stage, cause }), bytes);
@@ -228,7 +229,7 @@ pub(crate) fn refresh(metrics: &Metrics, sources: &Sources<'_>) -> Result<(), ca
 fn processes(metrics: &Metrics, capture: Option<&Capture>) {
     for library in Library::ALL {
         let files = capture.map_or(0, |capture| {
-            capture.attachments().probed().filter(|probed| probed.library == library).count()
+            capture.attachments().probed().filter(|probed| probed.libraries.contains(&library)).count()
         });
         let gauge = metrics.attachments.get_or_create(&LibraryLabel { library: library.name() });
         gauge.set(files.try_into().unwrap_or(i64::MAX));

@@ -277,6 +277,7 @@ fn report(counters: &Counters, stats: &Stats) {
         socket_calls = counters.socket_calls,
         socket_bytes = counters.socket_bytes,
         sockets_ignored = counters.sockets_ignored,
+        records_foreign = counters.records_foreign,
         captured_bytes = counters.captured_bytes,
         events = stats.events.iter().sum::<u64>(),
         calls = stats.calls.values().sum::<u64>(),
@@ -294,6 +295,7 @@ fn report(counters: &Counters, stats: &Stats) {
     for (what, count) in [
         ("bytes went through SSL_sendfile and cannot be seen", counters.sendfile_bytes),
         ("bytes of plain HTTP went by sendfile or splice and cannot be seen", counters.socket_bypass_bytes),
+        ("bytes of rustls could not be told to be of one connection", counters.records_unplaced_bytes),
         ("returns of TLS calls had no entry", counters.unpaired_returns),
         ("TLS calls found no place for their connection", counters.connections_full),
         ("child processes found no place and were not traced", counters.processes_full),

@@ -7,6 +7,6 @@
 #include "container.bpf.h"
 #include "gnutls.bpf.h"
 #include "go.bpf.h"
-#include "socket.bpf.h"
+#include "rustls.bpf.h"
 
 char LICENSE[] SEC("license") = "GPL";

@@ -11,6 +11,7 @@ enum event_kind {
 	EVENT_FORK = 3,
 	EVENT_EXEC = 4,
 	EVENT_EXIT = 5,
+	EVENT_TLS_SENT = 6,
 	EVENT_CONTAINER = 64,
 };
 
@@ -38,8 +39,22 @@ struct tls_data {
 	u8 direction;
 	u8 from_start;	/* the connection was seen from its beginning */
 	u8 socket;	/* it went through a socket as it stands here */
-	u8 pad[5];
+	u8 held;	/* it was not sent yet: `ssl` is the batch that a struct tls_sent names later, `offset` counts from its start */
+	u8 pad[4];
 	u8 data[];
+};
+
+/* What a thread had sealed until now went to a socket: only now the connection is known. */
+struct tls_sent {
+	struct event_header header;
+	u64 ssl;	/* address of the kernel's socket */
+	u64 generation;	/* when it was first seen */
+	u64 batch;
+	u64 offset;	/* of its first byte in the written direction of the connection */
+	u64 length;	/* of the whole batch */
+	u32 tid;
+	u8 from_start;
+	u8 pad[3];
 };
 
 /* The library's connection object was freed, or cleared for another connection; the socket was closed. */
@@ -122,6 +137,8 @@ struct counters {
 	u64 socket_bytes;	/* bytes of those calls; they are in captured_bytes, too */
 	u64 socket_bypass_bytes; /* of the same sockets, but past the hooks: sendfile, splice */
 	u64 sockets_ignored;	/* sockets that were looked at and do not carry a client's HTTP */
+	u64 records_foreign;	/* sealed or opened by rustls' libraries, and no TLS record: QUIC, tokens */
+	u64 records_unplaced_bytes; /* plaintext of TLS records for which no socket was certain */
 };
 
 /* Which processes are selected, and how the ring is drained. Written by the agent, read by every program. */
@@ -159,11 +176,12 @@ enum wanted {
 #define SIZE_IS(type, size) _Static_assert(sizeof(struct type) == (size), #type)
 SIZE_IS(event_header, 24);
 SIZE_IS(tls_data, 72);
+SIZE_IS(tls_sent, 72);
 SIZE_IS(tls_closed, 64);
 SIZE_IS(process_fork, 32);
 SIZE_IS(process_exec, 296);
 SIZE_IS(process_exit, 32);
-SIZE_IS(counters, 120);
+SIZE_IS(counters, 136);
 SIZE_IS(control, 32);
 SIZE_IS(process_container, 32);
 SIZE_IS(cgroup_event, 1040);

@@ -73,8 +73,6 @@ int go_read(struct pt_regs *regs)
 	return 0;
 }
 
-#define APPLICATION_DATA 23 /* RFC 8446, section 5.1: the other types are TLS' own */
-
 /*
  * func (c *Conn) writeRecordLocked(typ recordType, data []byte) (int, error): behind the handshake, under the lock of the
  * direction, and it writes all or the connection is at its end. So the bytes are taken at the entry: the goroutine that

@@ -142,6 +142,7 @@ struct pt_regs {
 #define ARG3(regs) ((regs)->dx)
 #define ARG4(regs) ((regs)->cx)
 #define ARG5(regs) ((regs)->r8)
+#define ARG6(regs) ((regs)->r9)
 #define RESULT(regs) ((regs)->ax)
 #define STACK(regs) ((regs)->sp)
 /* A call pushes the return address; after the return it is gone. */
@@ -159,6 +160,7 @@ struct pt_regs {
 #define ARG3(r) ((r)->regs[2])
 #define ARG4(r) ((r)->regs[3])
 #define ARG5(r) ((r)->regs[4])
+#define ARG6(r) ((r)->regs[5])
 #define RESULT(r) ((r)->regs[0])
 #define STACK(r) ((r)->sp)
 #define RETURN_ADDRESS_SIZE 0

@@ -9,6 +9,8 @@
 
 #include "select.h"
 
+#define APPLICATION_DATA 23 /* RFC 8446, section 5.1: the other types are TLS' own */
+
 /* A call that has been entered and not left. */
 struct call {
 	u64 ssl;
@@ -60,6 +62,7 @@ struct output {
 	u64 time;
 	u64 end;
 	u32 socket;
+	u32 held;
 };
 
 static __always_inline void fill_data(struct tls_data *event, const struct output *output, u64 at, u32 length)
@@ -74,6 +77,7 @@ static __always_inline void fill_data(struct tls_data *event, const struct outpu
 	event->direction = output->call.direction;
 	event->from_start = output->connection.from_start;
 	event->socket = output->socket;
+	event->held = output->held;
 	__builtin_memset(event->pad, 0, sizeof(event->pad));
 }
 
@@ -165,6 +169,7 @@ static __always_inline int finish(struct output *output, s64 moved, struct count
 	output->connection = *connection;
 	output->counters = counters;
 	output->socket = 0;
+	output->held = 0;
 	output->pid_tgid = pid_tgid;
 	output->started = connection_key.started;
 	output->call.size = moved;

@@ -3,8 +3,9 @@
 use super::files::{FileKey, RealFile};
 use super::library::{self, Library, Plan, Reason, Verdict};
 use super::programs::{Attached, Programs};
+use super::sockets::Stage;
 use aya::programs::ProgramError;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -44,7 +45,7 @@ pub struct Probed {
     /// The path it was first found by.
     pub path: PathBuf,
     /// What it holds.
-    pub library: Library,
+    pub libraries: BTreeSet<Library>,
     /// What else it holds that is not seen.
     pub unseen: Option<Reason>,
     /// How many probes it has.
@@ -163,16 +164,18 @@ impl Attachments {
         if let Some(found) = self.known(&file) {
             return found;
         }
-        let reason = match verdict {
+        let reason = match verdict.map(|verdict| self.with_sockets(verdict, name)) {
             Ok(Verdict::Traceable(plan)) => match self.attach(&file, &plan) {
                 Ok(links) => {
-                    tracing::info!(file = %name.display(), library = plan.library.name(), probes = plan.probes.len(), stepped = plan.stepped(), "attached");
+                    let libraries = plan.libraries();
+                    let names: Vec<_> = libraries.iter().map(|library| library.name()).collect();
+                    tracing::info!(file = %name.display(), library = names.join(", "), probes = plan.probes().count(), stepped = plan.stepped(), "attached");
                     let probed = Probed {
                         _attached: Probes(links),
                         path: name.to_owned(),
-                        library: plan.library,
+                        libraries,
                         unseen: plan.unseen,
-                        probes: plan.probes.len(),
+                        probes: plan.probes().count(),
                         stepped: plan.stepped(),
                         review: self.reviews,
                         file,
@@ -197,6 +200,29 @@ impl Attachments {
         }
         self.judged.insert(file.key, (file.changed, reason));
         reason.map_or(Found::Nothing, Found::Untraceable)
+    }
+
+    /// Takes rustls out of a verdict where the connections of its records cannot be known. Before anything is probed they
+    /// are: else the first would be missed.
+    fn with_sockets(&mut self, verdict: Verdict, name: &Path) -> Verdict {
+        let Verdict::Traceable(mut plan) = verdict else { return verdict };
+        if !plan.libraries().contains(&Library::Rustls) {
+            return Verdict::Traceable(plan);
+        }
+        let Err(error) = self.programs.see_records(Stage::Attached) else { return Verdict::Traceable(plan) };
+        tracing::warn!(file = %name.display(), error = &error as &dyn std::error::Error, "rustls cannot be traced");
+        plan.parts.retain(|part| part.library != Library::Rustls);
+        let unseen = *plan.unseen.get_or_insert(Reason::Rustls);
+        if plan.parts.is_empty() { Verdict::Untraceable(unseen) } else { Verdict::Traceable(plan) }
+    }
+
+    /// Lets the programs at the sockets go where no file is left that they are for.
+    fn forget_sockets(&mut self) {
+        if !self.probed.values().any(|probed| probed.libraries.contains(&Library::Rustls))
+            && let Err(error) = self.programs.see_records(Stage::Absent)
+        {
+            tracing::debug!(error = &error as &dyn std::error::Error, "programs at sockets stay");
+        }
     }
 
     fn attach(&mut self, file: &RealFile, plan: &Plan) -> Result<Vec<Attached>, ProgramError> {
@@ -245,7 +271,10 @@ impl Attachments {
     /// Takes out what was not considered since the review began, for [`take_back`].
     pub fn end_review(&mut self) -> Vec<Probed> {
         let reviews = self.reviews;
-        self.probed.extract_if(|_, probed| probed.review != reviews).map(|(_, probed)| probed).collect()
+        let taken =
+            self.probed.extract_if(|_, probed| probed.review != reviews).map(|(_, probed)| probed).collect();
+        self.forget_sockets();
+        taken
     }
 
     /// How many reviews have begun: what was looked at before may be let go.
@@ -263,10 +292,13 @@ impl Attachments {
         }
         let mapped = mapped_inodes();
         // Inode numbers only: devices differ between mounts. One kept too long costs little, one let go too early a call.
-        self.probed
+        let taken = self
+            .probed
             .extract_if(|key, probed| deleted(probed) && !mapped.contains(&key.inode()))
             .map(|(_, probed)| probed)
-            .collect()
+            .collect();
+        self.forget_sockets();
+        taken
     }
 }
 

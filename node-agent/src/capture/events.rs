@@ -5,7 +5,7 @@
 
 use agentsight_ebpf::{
     DIRECTION_WRITE, EventHeader, Layout, ProcessContainer, ProcessExec, ProcessExit, ProcessFork, TlsClosed,
-    TlsData, closed, kind,
+    TlsData, TlsSent, closed, kind,
 };
 use agentsight_genai::http::{Direction, End};
 
@@ -86,6 +86,17 @@ pub struct ConnectionId {
     pub generation: u64,
 }
 
+/// What a thread sealed between two writes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct BatchId {
+    /// The process of the thread.
+    pub process: ProcessId,
+    /// Thread, in the initial pid namespace.
+    pub thread: u32,
+    /// When it began, CLOCK_MONOTONIC, ns.
+    pub begun: u64,
+}
+
 /// One event.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Event<'a> {
@@ -114,6 +125,28 @@ pub enum What<'a> {
         plain: bool,
         /// The bytes.
         data: &'a [u8],
+    },
+    /// Plaintext was sealed, and not written yet: its connection is told by [`What::Sent`].
+    Held {
+        /// Whose it is until then.
+        batch: BatchId,
+        /// Of the first byte, in its batch.
+        offset: u64,
+        /// The bytes.
+        data: &'a [u8],
+    },
+    /// A thread wrote what it had sealed.
+    Sent {
+        /// On which connection.
+        connection: ConnectionId,
+        /// What.
+        batch: BatchId,
+        /// Of its first byte, in what is sent over the connection.
+        offset: u64,
+        /// Bytes of it, captured or not.
+        length: u64,
+        /// Whether the connection was seen from its beginning.
+        from_start: bool,
     },
     /// A connection's object was freed or cleared.
     Closed {
@@ -161,6 +194,12 @@ impl<'a> Event<'a> {
         let what = match header.kind {
             kind::TLS_DATA => {
                 let (event, data) = TlsData::read(record)?;
+                if event.held != 0 {
+                    let batch = BatchId { process, thread: event.tid, begun: event.ssl };
+                    let data = data.get(..event.length as usize)?;
+                    let what = What::Held { batch, offset: event.offset, data };
+                    return Some(Event { time: header.time, process, what });
+                }
                 What::Data {
                     connection: ConnectionId { process, ssl: event.ssl, generation: event.generation },
                     direction: if event.direction == DIRECTION_WRITE {
@@ -172,6 +211,16 @@ impl<'a> Event<'a> {
                     from_start: event.from_start != 0,
                     plain: event.socket != 0,
                     data: data.get(..event.length as usize)?,
+                }
+            }
+            kind::TLS_SENT => {
+                let (event, _) = TlsSent::read(record)?;
+                What::Sent {
+                    connection: ConnectionId { process, ssl: event.ssl, generation: event.generation },
+                    batch: BatchId { process, thread: event.tid, begun: event.batch },
+                    offset: event.offset,
+                    length: event.length,
+                    from_start: event.from_start != 0,
                 }
             }
             kind::TLS_CLOSED => {
@@ -237,6 +286,22 @@ pub(crate) mod fixtures {
         record
     }
 
+    /// `sent`, but of a batch that began at 90: its connection is not known yet.
+    pub(crate) fn held(tgid: u32, time: u64, offset: u64, payload: &[u8]) -> Vec<u8> {
+        let mut record = data(tgid, time, Direction::Sent, offset, payload, payload.len());
+        let ssl = std::mem::offset_of!(TlsData, ssl);
+        record[ssl..ssl + 8].copy_from_slice(&90u64.to_ne_bytes());
+        record[std::mem::offset_of!(TlsData, held)] = 1;
+        record
+    }
+
+    /// The batch that began at `batch` goes out over the connection of `data`.
+    pub(crate) fn told(tgid: u32, time: u64, batch: u64, offset: u64, length: u64) -> Vec<u8> {
+        let numbers = [0xabc, 90, batch, offset, length].map(u64::to_ne_bytes).concat();
+        let end = [&8u32.to_ne_bytes()[..], &[1, 0, 0, 0]].concat();
+        [&header(kind::TLS_SENT, tgid, time)[..], &numbers, &end].concat()
+    }
+
     pub(crate) fn closed(tgid: u32, time: u64, received: u64, sent: u64, how: u8) -> Vec<u8> {
         let numbers = [0xabc, 90, received, sent].map(u64::to_ne_bytes).concat();
         [&header(kind::TLS_CLOSED, tgid, time), &numbers, &[how, 0, 0, 0, 0, 0, 0, 0][..]].concat()
@@ -274,7 +339,7 @@ pub(crate) mod fixtures {
 
 #[cfg(test)]
 mod tests {
-    use super::fixtures::{data, exec, exec_with, header};
+    use super::fixtures::{data, exec, exec_with, header, held, told};
     use super::*;
 
     #[test]
@@ -302,6 +367,19 @@ mod tests {
         let plain: Vec<_> =
             batch.events().map(|event| matches!(event.what, What::Data { plain: true, .. })).collect();
         assert_eq!(plain, [false, true]);
+    }
+
+    #[test]
+    fn what_is_held_is_told_by_the_name_of_its_batch() {
+        let mut batch = Batch::default();
+        batch.push(&held(7, 100, 3, b"x"));
+        batch.push(&told(7, 110, 90, 1000, 4));
+        let process = ProcessId { tgid: 7, started: 50 };
+        let name = BatchId { process, thread: 8, begun: 90 };
+        let connection = ConnectionId { process, ssl: 0xabc, generation: 90 };
+        let events: Vec<_> = batch.events().map(|event| event.what).collect();
+        let sent = What::Sent { connection, batch: name, offset: 1000, length: 4, from_start: true };
+        assert_eq!(events, [What::Held { batch: name, offset: 3, data: b"x" }, sent]);
     }
 
     #[test]

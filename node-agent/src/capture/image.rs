@@ -9,7 +9,7 @@ use memchr::memmem::Finder;
 use object::elf::{PF_W, PF_X};
 use object::read::elf::{ElfFile64, FileHeader, ProgramHeader};
 use object::{Endianness, ReadRef};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -17,7 +17,8 @@ use std::os::unix::fs::FileExt;
 
 /// Bytes that are read at a time.
 const WINDOW: usize = 1 << 20;
-/// What windows overlap by: the longest string that is found whole.
+/// What windows overlap by: the longest string that is found whole. What is left of a window is a multiple of the size of
+/// words (8) and relocations (24).
 const OVERLAP: usize = 1 << 10;
 /// The most that is searched of one file, in bytes: more than twice the largest program known.
 const LARGEST: u64 = 1 << 30;
@@ -25,15 +26,21 @@ const LARGEST: u64 = 1 << 30;
 const SEGMENTS: usize = 32;
 /// Occurrences of one string that are looked at.
 const OCCURRENCES: usize = 16;
+const _: () = assert!((WINDOW - OVERLAP).is_multiple_of(24));
 /// References that are looked at: a TLS library has some hundred to its largest file's name.
 const REFERENCES: usize = 4096;
 /// Starts of functions around references that are kept.
 const CALLED: usize = 1 << 18;
 
+/// Pairs of words that are looked at.
+const PAIRS: usize = 4096;
+
 /// A file's segments.
 pub(super) struct Image<'a> {
     file: &'a File,
     segments: Vec<Segment>,
+    /// The dynamic section, where there is one.
+    dynamic: Option<u64>,
 }
 
 struct Segment {
@@ -62,7 +69,11 @@ impl<'a> Image<'a> {
         let endian = elf.endian();
         let mut segments = Vec::new();
         let mut bytes = 0u64;
+        let mut dynamic = None;
         for header in elf.elf_program_headers() {
+            if header.p_type(endian) == object::elf::PT_DYNAMIC {
+                dynamic = Some(header.p_vaddr(endian));
+            }
             if header.p_type(endian) != object::elf::PT_LOAD {
                 continue;
             }
@@ -78,8 +89,11 @@ impl<'a> Image<'a> {
         let length = file.metadata().ok()?.len();
         // A page may be in two segments, more may not: the same bytes are not searched again and again.
         let sound = segments.len() <= SEGMENTS && bytes <= LARGEST && bytes <= length + (2 << 20);
-        (sound && elf.elf_header().e_machine(endian) == object::elf::EM_X86_64)
-            .then_some(Image { file, segments })
+        (sound && elf.elf_header().e_machine(endian) == object::elf::EM_X86_64).then_some(Image {
+            file,
+            segments,
+            dynamic,
+        })
     }
 
     /// How much code there is.
@@ -120,6 +134,101 @@ impl<'a> Image<'a> {
             }
         })?;
         Ok(found.into_iter().collect())
+    }
+
+    /// Where in data two words stand beside each other that are wanted.
+    pub(super) fn pairs(&self, wanted: impl Fn(u64, u64) -> bool) -> io::Result<Vec<u64>> {
+        let mut found = BTreeSet::new();
+        for segment in self.segments.iter().filter(|segment| !segment.executable) {
+            self.words(&segment.addresses, |address, words| {
+                for (index, pair) in words.windows(2).enumerate() {
+                    if wanted(u64::from_le_bytes(pair[0]), u64::from_le_bytes(pair[1])) && found.len() < PAIRS
+                    {
+                        found.insert(address + 8 * index as u64);
+                    }
+                }
+            })?;
+        }
+        Ok(found.into_iter().collect())
+    }
+
+    /// The addresses that stand at some places once the program is loaded where it was linked to: in the file, or in its
+    /// table of relocations.
+    pub(super) fn pointers(&self, places: &BTreeSet<u64>) -> io::Result<BTreeMap<u64, u64>> {
+        let mut found = BTreeMap::new();
+        for place in places {
+            if let Some(bytes) = self.read(*place, 8)
+                && let Ok(bytes) = <[u8; 8]>::try_from(bytes)
+            {
+                found.insert(*place, u64::from_le_bytes(bytes));
+            }
+        }
+        self.each_relocation(|place, address| {
+            if places.contains(&place) {
+                found.insert(place, address);
+            }
+        })?;
+        Ok(found)
+    }
+
+    /// The addresses within `ranges` (in order, apart from each other) that some pointer holds: what is called by way of a
+    /// table, such as that of another language's functions.
+    pub(super) fn pointed(&self, ranges: &[Range<u64>]) -> io::Result<BTreeSet<u64>> {
+        let mut found = BTreeSet::new();
+        let mut take = |address: u64| {
+            if found.len() < CALLED && is_within(ranges, address) {
+                found.insert(address);
+            }
+        };
+        self.each_relocation(|_, address| take(address))?;
+        for segment in self.segments.iter().filter(|segment| segment.writable) {
+            self.words(&segment.addresses, |_, words| {
+                for word in words {
+                    take(u64::from_le_bytes(*word));
+                }
+            })?;
+        }
+        Ok(found)
+    }
+
+    /// Places that hold an address, and the address, both as the program was linked.
+    fn each_relocation(&self, mut each: impl FnMut(u64, u64)) -> io::Result<()> {
+        let Some(relocations) = self.relocations() else { return Ok(()) };
+        self.windows(&relocations, |_, bytes| {
+            let (words, _) = bytes.as_chunks::<8>();
+            let (entries, _) = words.as_chunks::<3>();
+            for entry in entries {
+                let [place, kind, address] = entry.map(u64::from_le_bytes);
+                if kind == u64::from(object::elf::R_X86_64_RELATIVE.0) {
+                    each(place, address);
+                }
+            }
+        })
+    }
+
+    /// Shows a range of one segment as words, from the first one that begins in it on.
+    fn words(&self, range: &Range<u64>, mut each: impl FnMut(u64, &[[u8; 8]])) -> io::Result<()> {
+        self.windows(range, |address, bytes| {
+            let first = address.next_multiple_of(8);
+            let skip = usize::try_from(first - address).unwrap_or(0);
+            each(first, bytes.get(skip..).unwrap_or_default().as_chunks::<8>().0);
+        })
+    }
+
+    /// The relocations with addends: DT_RELA and DT_RELASZ of the dynamic section.
+    fn relocations(&self) -> Option<Range<u64>> {
+        const RELA: u64 = 7;
+        const RELA_SIZE: u64 = 8;
+        let dynamic = self.read(self.dynamic?, OVERLAP)?;
+        let (words, _) = dynamic.as_chunks::<8>();
+        let (entries, _) = words.as_chunks::<2>();
+        let entry = |tag: u64| {
+            let mut entries =
+                entries.iter().map(|[tag, value]| (u64::from_le_bytes(*tag), u64::from_le_bytes(*value)));
+            entries.find(|(known, _)| *known == tag).map(|(_, value)| value)
+        };
+        let (start, size) = (entry(RELA)?, entry(RELA_SIZE)?);
+        Some(start..start.checked_add(size)?)
     }
 
     /// Where the strings begin that end with each of these, as C has them: between two NULs.
@@ -199,11 +308,7 @@ impl<'a> Image<'a> {
                     let displacement = i32::from_le_bytes([rest[0], rest[1], rest[2], rest[3]]);
                     let target =
                         (address + at as u64).wrapping_add(5).wrapping_add_signed(i64::from(displacement));
-                    if !(first..last).contains(&target) {
-                        continue;
-                    }
-                    let next = ranges.partition_point(|range| range.start <= target);
-                    if found.len() < CALLED && next > 0 && ranges[next - 1].contains(&target) {
+                    if (first..last).contains(&target) && found.len() < CALLED && is_within(ranges, target) {
                         found.insert(target);
                     }
                 }
@@ -263,6 +368,12 @@ impl<'a> Image<'a> {
     }
 }
 
+/// Whether an address is in one of these, which are in order and apart from each other.
+fn is_within(ranges: &[Range<u64>], address: u64) -> bool {
+    let next = ranges.partition_point(|range| range.start <= address);
+    next > 0 && ranges[next - 1].contains(&address)
+}
+
 /// The instructions of some code.
 pub(super) fn decode(bytes: &[u8], address: u64) -> impl Iterator<Item = Instruction> {
     let mut decoder = Decoder::with_ip(64, bytes, address, DecoderOptions::NONE);
@@ -289,7 +400,7 @@ mod tests {
             segment(0x1000..split, 0, false),
             segment(split..split + code.len() as u64, data.len() as u64, true),
         ];
-        Image { file, segments }
+        Image { file, segments, dynamic: None }
     }
 
     #[test]
@@ -321,6 +432,44 @@ mod tests {
         assert_eq!(found, [Reference { at: 0x1010, target }, Reference { at: 0x1017, target }]);
         let called = image.called(&[0x1000..0x1008, 0x1010..0x1020]).unwrap();
         assert_eq!(called.into_iter().collect::<Vec<_>>(), [0x1010]);
+    }
+
+    #[test]
+    fn words_beside_each_other_are_found_also_where_two_windows_meet() {
+        let mut file = tempfile::tempfile().unwrap();
+        let mut data = vec![0; WINDOW + 4096];
+        let places = [64, WINDOW - OVERLAP - 8, WINDOW - 8, WINDOW + 2048];
+        for place in places {
+            data[place] = 32;
+            data[place + 8] = 1;
+        }
+        // Not where a word begins.
+        data[1028] = 32;
+        data[1036] = 1;
+        let image = image(&mut file, &data, &[]);
+        let found = image.pairs(|first, second| (first, second) == (32, 1)).unwrap();
+        assert_eq!(found, places.map(|place| 0x1000 + place as u64));
+    }
+
+    #[test]
+    fn a_pointer_stands_in_the_file_or_in_the_table_of_relocations() {
+        let mut file = tempfile::tempfile().unwrap();
+        let word = |value: u64| value.to_le_bytes();
+        // At 0x1000: the dynamic section; at 0x1030 two relocations; at 0x1060 two pointers.
+        let dynamic = [7, 0x1030, 8, 48, 0, 0].map(word).concat();
+        let relocations = [0x1068, 8, 0x4444, 0x1060, 1, 0x5555].map(word).concat();
+        let data = [dynamic, relocations, [0x3333, 0].map(word).concat()].concat();
+        let mut image = image(&mut file, &data, &[]);
+        image.dynamic = Some(0x1000);
+        // A writable segment, whose pointers count.
+        image.segments[0].writable = true;
+        let places = [0x1060, 0x1068, 0x9000].into();
+        let found = image.pointers(&places).unwrap();
+        assert_eq!(found, [(0x1060, 0x3333), (0x1068, 0x4444)].into(), "only relative ones are applied");
+        let held = image.pointed(&[0x3000..0x3334, 0x4000..0x5000, 0x5555..0x5556]).unwrap();
+        assert_eq!(held.into_iter().collect::<Vec<_>>(), [0x3333, 0x4444, 0x5555]);
+        image.dynamic = None;
+        assert_eq!(image.pointers(&places).unwrap()[&0x1068], 0);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 
 use super::go::{self, Go, Sections};
 use super::image::Image;
+use super::rustls;
 use super::stripped::{self, Stripped};
 use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register};
 use object::read::elf::{ElfFile64, FileHeader};
@@ -14,7 +15,7 @@ use object::{
     Endianness, Object, ObjectSection, ObjectSegment, ObjectSymbol, ObjectSymbolTable, ReadCache, ReadRef,
     SymbolKind,
 };
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 
 /// What a file is good for.
@@ -88,11 +89,14 @@ pub enum Library {
     GnuTls,
     /// Go's crypto/tls.
     Go,
+    /// rustls, by the libraries that seal its records: aws-lc and ring.
+    Rustls,
 }
 
 impl Library {
     /// All of them.
-    pub const ALL: [Library; 4] = [Library::OpenSsl, Library::BoringSsl, Library::GnuTls, Library::Go];
+    pub const ALL: [Library; 5] =
+        [Library::OpenSsl, Library::BoringSsl, Library::GnuTls, Library::Go, Library::Rustls];
 
     /// Its name in metrics and reports.
     pub fn name(self) -> &'static str {
@@ -101,6 +105,7 @@ impl Library {
             Library::BoringSsl => "boringssl",
             Library::GnuTls => "gnutls",
             Library::Go => "go",
+            Library::Rustls => "rustls",
         }
     }
 }
@@ -114,27 +119,58 @@ pub enum Found {
     ByErrors,
     /// By Go's table of functions.
     ByFunctionTable,
+    /// By ring's table of algorithms.
+    ByAlgorithms,
+}
+
+impl Found {
+    /// As reports name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Found::BySymbols => "symbols",
+            Found::ByErrors => "errors",
+            Found::ByFunctionTable => "functionTable",
+            Found::ByAlgorithms => "algorithms",
+        }
+    }
 }
 
 /// The probes of one file.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Plan {
-    /// What the file holds.
-    pub library: Library,
-    /// How that is known.
-    pub found: Found,
-    /// A second library in the same file, whose plaintext is not seen.
+    /// The libraries that it holds: one, but for some programs.
+    pub parts: Vec<Part>,
+    /// A further one, whose plaintext is not seen.
     pub unseen: Option<Reason>,
     /// The GNU build-id, where the file has one.
     pub build_id: Option<Vec<u8>>,
+}
+
+/// The probes of one library, or of a part of it that was found by itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Part {
+    /// Which library.
+    pub library: Library,
+    /// How that is known.
+    pub found: Found,
     /// What is probed, in the order of attachment: connection objects before the calls that use them.
     pub probes: Vec<Probe>,
 }
 
 impl Plan {
+    /// All probes, in the order of attachment.
+    pub fn probes(&self) -> impl Iterator<Item = &Probe> {
+        self.parts.iter().flat_map(|part| &part.probes)
+    }
+
+    /// The libraries, each once.
+    pub fn libraries(&self) -> BTreeSet<Library> {
+        self.parts.iter().map(|part| part.library).collect()
+    }
+
     /// Probes that the kernel must single-step.
     pub fn stepped(&self) -> usize {
-        self.probes.iter().filter(|probe| !probe.emulated).count()
+        self.probes().filter(|probe| !probe.emulated).count()
     }
 }
 
@@ -151,7 +187,7 @@ pub struct Probe {
     pub emulated: bool,
 }
 
-/// A program of `ebpf/src/bpf/openssl.bpf.h`, `gnutls.bpf.h` or `go.bpf.h`.
+/// A program of `ebpf/src/bpf/openssl.bpf.h`, `gnutls.bpf.h`, `go.bpf.h` or `rustls.bpf.h`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Program {
     /// `SSL_read(ssl, buffer, int)`.
@@ -194,11 +230,25 @@ pub enum Program {
     GnuTlsUncork,
     /// Its return.
     GnuTlsUncorkLeave,
+    /// aws-lc's `EVP_AEAD_CTX_seal`.
+    AeadSeal,
+    /// `EVP_AEAD_CTX_seal_scatter`.
+    AeadSealScatter,
+    /// `EVP_AEAD_CTX_open`.
+    AeadOpen,
+    /// `EVP_AEAD_CTX_open_gather`.
+    AeadOpenGather,
+    /// What ring's algorithms seal by.
+    RingSeal,
+    /// What they open by.
+    RingOpen,
+    /// Return of any that opens.
+    RecordOpened,
 }
 
 impl Program {
     /// All programs.
-    pub const ALL: [Program; 20] = [
+    pub const ALL: [Program; 27] = [
         Program::ReadInt,
         Program::ReadEx,
         Program::WriteInt,
@@ -219,6 +269,13 @@ impl Program {
         Program::GnuTlsHandshake,
         Program::GnuTlsUncork,
         Program::GnuTlsUncorkLeave,
+        Program::AeadSeal,
+        Program::AeadSealScatter,
+        Program::AeadOpen,
+        Program::AeadOpenGather,
+        Program::RingSeal,
+        Program::RingOpen,
+        Program::RecordOpened,
     ];
 
     /// Its name in the object.
@@ -244,6 +301,13 @@ impl Program {
             Program::GnuTlsHandshake => "gnutls_handshake",
             Program::GnuTlsUncork => "gnutls_uncork",
             Program::GnuTlsUncorkLeave => "gnutls_uncork_leave",
+            Program::AeadSeal => "aead_seal",
+            Program::AeadSealScatter => "aead_seal_scatter",
+            Program::AeadOpen => "aead_open",
+            Program::AeadOpenGather => "aead_open_gather",
+            Program::RingSeal => "ring_seal",
+            Program::RingOpen => "ring_open",
+            Program::RecordOpened => "record_opened",
         }
     }
 }
@@ -344,11 +408,9 @@ fn of_go<'data, R: ReadRef<'data>>(
     });
     let Some(probes) = probes.collect() else { return Ok(Verdict::Untraceable(Reason::GoTls)) };
     Ok(Verdict::Traceable(Plan {
-        library: Library::Go,
-        found: Found::ByFunctionTable,
+        parts: vec![Part { library: Library::Go, found: Found::ByFunctionTable, probes }],
         unseen: None,
         build_id: elf.build_id()?.map(<[u8]>::to_vec),
-        probes,
     }))
 }
 
@@ -356,45 +418,50 @@ fn of_go<'data, R: ReadRef<'data>>(
 /// hold up what comes after it: a call may be on its way.
 const LEAST_CODE: u64 = 1 << 20;
 
-/// BoringSSL or OpenSSL inside of a program that has no symbols.
+/// BoringSSL, OpenSSL or rustls inside of a program that has no symbols of the former.
 fn without_symbols<'data, R: ReadRef<'data>>(
     file: &File,
     elf: &ElfFile64<'data, Endianness, R>,
 ) -> Result<Verdict, Error> {
     let Some(image) = Image::of(file, elf) else { return Ok(Verdict::NoTls) };
-    // Where it panics it says where, so the path of its source stands in every program that has it.
-    let has_rustls = !image.find(&[b"/rustls-0."])?.concat().is_empty();
-    let unseen = has_rustls.then_some(Reason::Rustls);
+    let mut unseen = None;
     let (library, calls) = match stripped::find(&image)? {
-        Stripped::Absent => return Ok(unseen.map_or(Verdict::NoTls, Verdict::Untraceable)),
-        Stripped::Uncertain => return Ok(Verdict::Untraceable(Reason::UnknownShape)),
+        Stripped::Absent => (Library::OpenSsl, Vec::new()),
+        Stripped::Uncertain => {
+            unseen = Some(Reason::UnknownShape);
+            (Library::OpenSsl, Vec::new())
+        }
         Stripped::BoringSsl { read, write } => {
-            (Library::BoringSsl, [(Program::ReadInt, read), (Program::WriteInt, write)])
+            (Library::BoringSsl, vec![(Program::ReadInt, read), (Program::WriteInt, write)])
         }
         Stripped::OpenSsl { read, write, flags } => {
             let program = if flags { Program::WriteEx2 } else { Program::WriteEx };
-            (Library::OpenSsl, [(Program::ReadEx, read), (program, write)])
+            (Library::OpenSsl, vec![(Program::ReadEx, read), (program, write)])
         }
     };
-    let mut probes = Vec::new();
-    for (program, Place { address, emulated }) in calls {
-        let Some(offset) = image.offset(address) else {
-            return Ok(Verdict::Untraceable(Reason::UnknownShape));
-        };
-        probes.extend([program, Program::Leave].map(|program| Probe {
-            program,
-            offset,
-            cookie: None,
-            emulated,
-        }));
+    let mut found = Vec::new();
+    if !calls.is_empty() {
+        let calls = calls.into_iter().flat_map(|(program, at)| [(program, at), (Program::Leave, at)]);
+        found.push((library, Found::ByErrors, calls.collect()));
     }
-    Ok(Verdict::Traceable(Plan {
-        library,
-        found: Found::ByErrors,
-        unseen,
-        build_id: elf.build_id()?.map(<[u8]>::to_vec),
-        probes,
-    }))
+    let providers = rustls::find(&image, elf)?;
+    if providers.missing {
+        unseen.get_or_insert(Reason::Rustls);
+    }
+    found.extend(providers.found.into_iter().map(|(found, calls)| (Library::Rustls, found, calls)));
+    let parts = found.into_iter().map(|(library, found, calls): (_, _, Vec<(Program, Place)>)| {
+        let probes = calls.into_iter().map(|(program, Place { address, emulated })| {
+            Some(Probe { program, offset: image.offset(address)?, cookie: None, emulated })
+        });
+        Some(Part { library, found, probes: probes.collect::<Option<_>>()? })
+    });
+    let Some(parts) = parts.collect::<Option<Vec<_>>>() else {
+        return Ok(Verdict::Untraceable(Reason::UnknownShape));
+    };
+    if parts.is_empty() {
+        return Ok(unseen.map_or(Verdict::NoTls, Verdict::Untraceable));
+    }
+    Ok(Verdict::Traceable(Plan { parts, unseen, build_id: elf.build_id()?.map(<[u8]>::to_vec) }))
 }
 
 fn with_symbols<'data, R: ReadRef<'data>>(
@@ -412,7 +479,8 @@ fn with_symbols<'data, R: ReadRef<'data>>(
     };
     let Some(probes) = probes else { return Ok(Verdict::Untraceable(Reason::UnknownShape)) };
     let build_id = elf.build_id()?.map(<[u8]>::to_vec);
-    Ok(Verdict::Traceable(Plan { library, found: Found::BySymbols, unseen: None, build_id, probes }))
+    let parts = vec![Part { library, found: Found::BySymbols, probes }];
+    Ok(Verdict::Traceable(Plan { parts, unseen: None, build_id }))
 }
 
 const KNOWN: &[&str] = &[
@@ -800,15 +868,15 @@ mod tests {
             return;
         }
         let plan = plan_of(path).expect("checked above");
-        let calls = plan.probes.iter().filter(|probe| {
+        let mut calls = plan.probes().filter(|probe| {
             matches!(probe.program, Program::ReadEx | Program::WriteEx | Program::WriteEx2 | Program::Leave)
         });
-        assert!(calls.clone().all(|probe| probe.emulated), "{plan:#?}");
+        assert!(calls.all(|probe| probe.emulated), "{plan:#?}");
         // One pair for reads, one for writes, one return for SSL_sendfile where there is one.
-        let reads = plan.probes.iter().filter(|probe| probe.program == Program::ReadEx).count();
+        let reads = plan.probes().filter(|probe| probe.program == Program::ReadEx).count();
         assert_eq!(reads, 1, "{plan:#?}");
-        assert!(!plan.probes.iter().any(|probe| probe.program == Program::ReadInt), "{plan:#?}");
-        assert!(plan.probes.iter().any(|probe| probe.program == Program::FreeState), "{plan:#?}");
+        assert!(!plan.probes().any(|probe| probe.program == Program::ReadInt), "{plan:#?}");
+        assert!(plan.probes().any(|probe| probe.program == Program::FreeState), "{plan:#?}");
     }
 
     #[test]
@@ -821,7 +889,22 @@ mod tests {
         // The agent sends by it.
         let this = std::env::current_exe().expect("a test has a path");
         let verdict = judge(&File::open(this).expect("readable")).expect("an ELF file");
-        assert_eq!(verdict, Verdict::Untraceable(Reason::Rustls));
+        let Verdict::Traceable(plan) = verdict else { panic!("{verdict:?}") };
+        assert_eq!(plan.libraries(), [Library::Rustls].into());
+    }
+
+    #[test]
+    fn a_program_with_an_old_rustls_is_named_and_left_alone() {
+        use std::io::Write;
+        let this = std::env::current_exe().expect("a test has a path");
+        let mut program = std::fs::read(this).expect("readable");
+        let places: Vec<_> = memchr::memmem::find_iter(&program, "/rustls-0.23.").collect();
+        for at in places {
+            program[at + 10..at + 12].copy_from_slice(b"21");
+        }
+        let mut file = tempfile::tempfile().expect("a temporary file");
+        file.write_all(&program).expect("room");
+        assert_eq!(judge(&file).expect("an ELF file"), Verdict::Untraceable(Reason::Rustls));
     }
 
     /// What a broken file is taken for does not matter, as long as that ends.

@@ -12,6 +12,7 @@ pub mod mmap;
 mod multi;
 pub mod programs;
 pub mod ring;
+mod rustls;
 pub mod sockets;
 mod stripped;
 pub mod trial;

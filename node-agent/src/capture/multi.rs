@@ -80,7 +80,7 @@ impl Multi {
         })?;
         // In the plan's order: what frees state comes before what makes some.
         let mut by_program: Vec<(Program, Vec<&Probe>)> = Vec::new();
-        for probe in &plan.probes {
+        for probe in plan.probes() {
             match by_program.iter_mut().find(|(program, _)| *program == probe.program) {
                 Some((_, probes)) => probes.push(probe),
                 None => by_program.push((probe.program, vec![probe])),

@@ -50,7 +50,8 @@ pub enum Error {
 /// The loaded programs and their maps.
 pub struct Programs {
     object: Ebpf,
-    sockets: Sockets,
+    plaintext: Sockets,
+    records: Sockets,
     /// What is wanted of processes that are selected: any of [`agentsight_ebpf::wanted`].
     wanted: u32,
     processes: BpfHashMap<MapData, u32, u32>,
@@ -142,7 +143,14 @@ impl Programs {
             },
         };
         Ok((
-            Programs { object, sockets: Sockets::default(), wanted: wanted::CALLS, processes, uprobes },
+            Programs {
+                object,
+                plaintext: Sockets::of(&sockets::PLAINTEXT),
+                records: Sockets::of(&sockets::RECORDS),
+                wanted: wanted::CALLS,
+                processes,
+                uprobes,
+            },
             Channels { ring, control, counters: CounterMap(counters), cgroups: CgroupMap(cgroups) },
         ))
     }
@@ -158,8 +166,7 @@ impl Programs {
             }
             Uprobes::PerfEvents { cookies } => *cookies,
         };
-        plan.probes
-            .iter()
+        plan.probes()
             .map(|probe| {
                 let (program, cookie) = match probe.program {
                     Program::FreeState if !cookies => (Program::Free, None),
@@ -193,22 +200,36 @@ impl Programs {
     /// # Errors
     /// [`sockets::Error`]: TLS is seen all the same.
     pub fn see_plaintext(&mut self, stage: Stage) -> Result<(), sockets::Error> {
-        self.sockets.change(&mut self.object, stage)
+        self.plaintext.change(&mut self.object, stage)
     }
 
-    /// What is attached by which kind of hook; without the files and cgroups, of which there may be none yet.
+    /// Loads and attaches the programs that tell the connection of what rustls seals and opens, or lets them go.
+    ///
+    /// # Errors
+    /// [`sockets::Error`]: rustls cannot be seen.
+    pub(super) fn see_records(&mut self, stage: Stage) -> Result<(), sockets::Error> {
+        self.records.change(&mut self.object, stage)
+    }
+
+    /// What is attached by which kind of hook, some more than once; without the files and cgroups, of which there may be none yet.
     pub fn hooks(&self) -> Vec<String> {
         let uprobes: &[&str] = match self.uprobes {
             Uprobes::Multi(_) => &["uprobe_multi", "uretprobe_multi"],
             Uprobes::PerfEvents { .. } => &["uprobe", "uretprobe"],
         };
         let processes = PROCESSES.map(|(_, tracepoint)| format!("raw_tracepoint/{tracepoint}"));
-        uprobes.iter().map(|name| (*name).to_owned()).chain(processes).chain(self.sockets.hooks()).collect()
+        uprobes
+            .iter()
+            .map(|name| (*name).to_owned())
+            .chain(processes)
+            .chain(self.plaintext.hooks())
+            .chain(self.records.hooks())
+            .collect()
     }
 
     /// How plain HTTP is seen: one of [`sockets::STATES`].
     pub fn plaintext_state(&self) -> &'static str {
-        self.sockets.state()
+        self.plaintext.state()
     }
 
     /// Whether a process is selected, by the kernel's own account.

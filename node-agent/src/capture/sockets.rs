@@ -1,4 +1,5 @@
-//! The programs that read plain HTTP: there only while somebody asks for it.
+//! The programs at the kernel's sockets: those that read plain HTTP, there only while somebody asks for it, and those that
+//! tell the connection of what rustls seals and opens, there only while a program with rustls is probed.
 //!
 //! They sit at functions of the kernel's TCP (fentry and fexit), which see every way to read and to write. Where the kernel
 //! refuses that, tracepoints of its sockets stand in.
@@ -22,7 +23,7 @@ pub enum Stage {
     Attached,
 }
 
-/// Why plain HTTP is not seen.
+/// Why the programs of a family are not at work.
 #[derive(thiserror::Error, Debug)]
 pub enum Error {
     /// No type information of the running kernel.
@@ -30,10 +31,12 @@ pub enum Error {
     Btf(#[from] BtfError),
     /// The kernel lets us to neither place.
     #[error(
-        "plain HTTP is not seen: the kernel attaches our programs neither to its functions (fentry, on aarch64 since Linux \
+        "{family} is not seen: the kernel attaches our programs neither to its functions (fentry, on aarch64 since Linux \
          6.0): {functions}; nor to tracepoints of its sockets (since Linux 6.3): {tracepoints}"
     )]
     Refused {
+        /// What they were for.
+        family: &'static str,
         /// What it said of the functions.
         functions: String,
         /// What it said of the tracepoints.
@@ -51,9 +54,72 @@ enum Hooks {
 /// What [`Sockets::state`] can be: not asked for, not possible, or by what it is done.
 pub const STATES: [&str; 4] = ["off", "refused", "functions", "tracepoints"];
 
-/// The programs that read plain HTTP.
-#[derive(Default)]
+/// Programs that are at work together.
+#[derive(PartialEq, Eq)]
+pub(super) struct Family {
+    /// What is seen by them.
+    name: &'static str,
+    /// Those at the beginning of a function, with its name.
+    entries: &'static [(&'static str, &'static str)],
+    /// Those at the end of a function.
+    exits: &'static [(&'static str, &'static str)],
+    /// Those at the end of a function of which kernels have different forms. The verifier refuses a program that looks behind
+    /// the last argument: so the first that it takes is the right one.
+    alternatives: &'static [[(&'static str, &'static str); 2]],
+    /// What stands in for all of them, with the tracepoint.
+    tracepoints: &'static [(&'static str, &'static str)],
+}
+
+/// The programs of `socket.bpf.h`, which read plain HTTP.
+pub(super) static PLAINTEXT: Family = Family {
+    name: "plain HTTP",
+    entries: &[("socket_write", "tcp_sendmsg"), ("socket_close", "tcp_close")],
+    exits: &[("socket_write_leave", "tcp_sendmsg")],
+    // The function has had six arguments, five (since Linux 5.19) and four (7.3). Each is there twice: see `socket.bpf.h`.
+    alternatives: &[
+        [("read_six", "tcp_recvmsg"), ("read_six_again", "tcp_recvmsg")],
+        [("read_five", "tcp_recvmsg"), ("read_five_again", "tcp_recvmsg")],
+        [("read_four", "tcp_recvmsg"), ("read_four_again", "tcp_recvmsg")],
+    ],
+    tracepoints: &[
+        ("socket_sent", "sock_send_length"),
+        ("socket_sent_again", "sock_send_length"),
+        ("socket_received", "sock_recv_length"),
+        ("socket_received_again", "sock_recv_length"),
+        ("socket_destroyed", "tcp_destroy_sock"),
+    ],
+};
+
+/// The programs of `rustls.bpf.h` that tell the connection of a record.
+pub(super) static RECORDS: Family = Family {
+    name: "rustls",
+    entries: &[
+        ("record_write", "tcp_sendmsg"),
+        ("record_write_again", "tcp_sendmsg"),
+        ("record_read", "tcp_recvmsg"),
+        ("record_read_again", "tcp_recvmsg"),
+        ("record_close", "tcp_close"),
+    ],
+    exits: &[],
+    alternatives: &[],
+    tracepoints: &[
+        ("record_sent", "sock_send_length"),
+        ("record_sent_again", "sock_send_length"),
+        ("record_received", "sock_recv_length"),
+        ("record_received_again", "sock_recv_length"),
+        ("record_socket_destroyed", "tcp_destroy_sock"),
+    ],
+};
+
+impl Family {
+    fn exits(&self) -> impl Iterator<Item = (&'static str, &'static str)> + use<> {
+        self.alternatives.iter().flatten().chain(self.exits).copied()
+    }
+}
+
+/// The programs of a family, as far as they are in the kernel.
 pub(super) struct Sockets {
+    family: &'static Family,
     stage: Stage,
     hooks: Option<Hooks>,
     links: Vec<Held>,
@@ -68,28 +134,12 @@ enum Held {
     Tracepoint(#[expect(dead_code, reason = "held for what its end does")] RawTracePointLink),
 }
 
-const ENTRIES: [(&str, &str); 2] = [("socket_write", "tcp_sendmsg"), ("socket_close", "tcp_close")];
-const WRITE_EXIT: (&str, &str) = ("socket_write_leave", "tcp_sendmsg");
-/// The function has had six arguments, five (since Linux 5.19) and four (7.3). The verifier refuses a program that looks
-/// behind the last: so the first that it takes is the right one. Each is there twice: see `socket.bpf.h`.
-const READ_EXITS: [[(&str, &str); 2]; 3] = [
-    [("read_six", "tcp_recvmsg"), ("read_six_again", "tcp_recvmsg")],
-    [("read_five", "tcp_recvmsg"), ("read_five_again", "tcp_recvmsg")],
-    [("read_four", "tcp_recvmsg"), ("read_four_again", "tcp_recvmsg")],
-];
-const TRACEPOINTS: [(&str, &str); 5] = [
-    ("socket_sent", "sock_send_length"),
-    ("socket_sent_again", "sock_send_length"),
-    ("socket_received", "sock_recv_length"),
-    ("socket_received_again", "sock_recv_length"),
-    ("socket_destroyed", "tcp_destroy_sock"),
-];
-
-fn exits() -> impl Iterator<Item = (&'static str, &'static str)> {
-    READ_EXITS.into_iter().flatten().chain([WRITE_EXIT])
-}
-
 impl Sockets {
+    /// Nothing of it yet.
+    pub(super) fn of(family: &'static Family) -> Sockets {
+        Sockets { family, stage: Stage::Absent, hooks: None, links: Vec::new(), refused: false }
+    }
+
     pub(super) fn state(&self) -> &'static str {
         match (self.stage, self.hooks) {
             _ if self.refused => "refused",
@@ -99,21 +149,20 @@ impl Sockets {
         }
     }
 
-    /// The hooks that are in use.
+    /// The hooks that are in use, some of them more than once.
     pub(super) fn hooks(&self) -> Vec<String> {
-        let name = |kind: &str, function: &str| format!("{kind}/{function}");
-        let mut hooks: Vec<String> = match (self.stage, self.hooks) {
+        let name = |kind: &str, place: &str| format!("{kind}/{place}");
+        let family = self.family;
+        match (self.stage, self.hooks) {
             (Stage::Attached, Some(Hooks::Functions)) => {
-                let exits = exits().map(|(_, function)| name("fexit", function));
-                ENTRIES.iter().map(|(_, function)| name("fentry", function)).chain(exits).collect()
+                let exits = family.exits().map(|(_, function)| name("fexit", function));
+                family.entries.iter().map(|(_, function)| name("fentry", function)).chain(exits).collect()
             }
             (Stage::Attached, Some(Hooks::Tracepoints)) => {
-                TRACEPOINTS.iter().map(|(_, tracepoint)| name("raw_tracepoint", tracepoint)).collect()
+                family.tracepoints.iter().map(|(_, place)| name("raw_tracepoint", place)).collect()
             }
             _ => Vec::new(),
-        };
-        hooks.dedup();
-        hooks
+        }
     }
 
     /// Brings the programs of `object` to that stage.
@@ -126,7 +175,7 @@ impl Sockets {
             self.links.clear();
         }
         if stage == Stage::Absent {
-            unload(object);
+            unload(object, self.family);
             self.hooks = None;
         }
         self.stage = stage;
@@ -134,12 +183,12 @@ impl Sockets {
             && let Err(error) = self.advance(object, stage)
         {
             self.links.clear();
-            unload(object);
-            *self = Sockets { refused: true, ..Sockets::default() };
+            unload(object, self.family);
+            *self = Sockets { refused: true, ..Sockets::of(self.family) };
             return Err(error);
         }
         if stage == Stage::Attached {
-            tracing::info!(by = self.state(), "plain HTTP is seen");
+            tracing::info!(what = self.family.name, by = self.state(), "sockets are watched");
         }
         Ok(())
     }
@@ -152,9 +201,10 @@ impl Sockets {
                 Err(error) => functions = Some(error),
             }
             self.links.clear();
-            unload(object);
+            unload(object, self.family);
         }
         self.by_tracepoints(object, stage).map_err(|error| Error::Refused {
+            family: self.family.name,
             functions: functions.as_ref().map_or_else(String::new, |error| one_line(error)),
             tracepoints: one_line(&error),
         })
@@ -163,7 +213,7 @@ impl Sockets {
     fn by_functions(&mut self, object: &mut Ebpf, stage: Stage) -> Result<Result<(), ProgramError>, Error> {
         if self.hooks.is_none() {
             let btf = Btf::from_sys_fs()?;
-            if let Err(error) = load_functions(object, &btf) {
+            if let Err(error) = load_functions(object, self.family, &btf) {
                 return Ok(Err(error));
             }
             self.hooks = Some(Hooks::Functions);
@@ -172,12 +222,12 @@ impl Sockets {
     }
 
     fn attach_functions(&mut self, object: &mut Ebpf) -> Result<(), ProgramError> {
-        for (program, _) in ENTRIES {
+        for (program, _) in self.family.entries {
             let program: &mut FEntry = part(object, program);
             let id = program.attach()?;
             self.links.push(Held::Entry(program.take_link(id)?));
         }
-        for (program, _) in exits() {
+        for (program, _) in self.family.exits() {
             let program: &mut FExit = part(object, program);
             if program.fd().is_err() {
                 continue; // not the one for this kernel
@@ -190,7 +240,7 @@ impl Sockets {
 
     fn by_tracepoints(&mut self, object: &mut Ebpf, stage: Stage) -> Result<(), ProgramError> {
         if self.hooks.is_none() {
-            for (program, _) in TRACEPOINTS {
+            for (program, _) in self.family.tracepoints {
                 let program: &mut RawTracePoint = part(object, program);
                 program.load()?;
             }
@@ -199,7 +249,7 @@ impl Sockets {
         if stage < Stage::Attached {
             return Ok(());
         }
-        for (program, tracepoint) in TRACEPOINTS {
+        for (program, tracepoint) in self.family.tracepoints {
             let program: &mut RawTracePoint = part(object, program);
             let id = program.attach(tracepoint)?;
             self.links.push(Held::Tracepoint(program.take_link(id)?));
@@ -208,8 +258,8 @@ impl Sockets {
     }
 }
 
-fn load_functions(object: &mut Ebpf, btf: &Btf) -> Result<(), ProgramError> {
-    for (program, function) in ENTRIES {
+fn load_functions(object: &mut Ebpf, family: &Family, btf: &Btf) -> Result<(), ProgramError> {
+    for (program, function) in family.entries {
         let program: &mut FEntry = part(object, program);
         program.load(function, btf)?;
     }
@@ -217,30 +267,39 @@ fn load_functions(object: &mut Ebpf, btf: &Btf) -> Result<(), ProgramError> {
         let program: &mut FExit = part(object, program);
         program.load(function, btf)
     };
-    load(WRITE_EXIT)?;
-    let [six, five, four] = READ_EXITS;
-    let mut both = |[first, again]: [_; 2]| load(first).and_then(|()| load(again));
-    both(six).or_else(|_| both(five)).or_else(|_| both(four))
+    for exit in family.exits {
+        load(*exit)?;
+    }
+    let mut loaded = Ok(());
+    for [first, again] in family.alternatives {
+        loaded = load(*first).and_then(|()| load(*again));
+        if loaded.is_ok() {
+            break;
+        }
+    }
+    loaded
 }
 
 /// Takes out of the kernel what is loaded.
-fn unload(object: &mut Ebpf) {
+fn unload(object: &mut Ebpf, family: &Family) {
     // A program that is not loaded says so, which is what is wanted.
-    for (program, _) in ENTRIES {
+    for (program, _) in family.entries {
         let program: &mut FEntry = part(object, program);
         let _ = program.unload();
     }
-    for (program, _) in exits() {
+    for (program, _) in family.exits() {
         let program: &mut FExit = part(object, program);
         let _ = program.unload();
     }
-    for (program, _) in TRACEPOINTS {
+    for (program, _) in family.tracepoints {
         let program: &mut RawTracePoint = part(object, program);
         let _ = program.unload();
     }
 }
 
-/// The function or tracepoint that a program of ours is for, for those that try them one by one.
+/// The function that a program of ours is for, for those that try them one by one.
 pub(super) fn function_of(program: &str) -> Option<&'static str> {
-    ENTRIES.into_iter().chain(exits()).find(|(name, _)| *name == program).map(|(_, function)| function)
+    let of = |family: &Family| family.entries.iter().copied().chain(family.exits()).collect::<Vec<_>>();
+    let all = [&PLAINTEXT, &RECORDS].into_iter().flat_map(of);
+    all.into_iter().find(|(name, _)| *name == program).map(|(_, function)| function)
 }

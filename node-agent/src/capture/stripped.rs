@@ -40,9 +40,12 @@ pub(super) enum Stripped {
 }
 
 #[derive(Deserialize)]
-struct Anchors {
+#[serde(rename_all = "camelCase")]
+pub(super) struct Anchors {
     boringssl: BoringSsl,
     openssl: OpenSsl,
+    pub(super) aws_lc: AwsLc,
+    pub(super) ring: Ring,
 }
 
 #[derive(Deserialize)]
@@ -72,7 +75,38 @@ struct OpenSsl {
     within: u64,
 }
 
-static ANCHORS: LazyLock<Anchors> = LazyLock::new(|| {
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct AwsLc {
+    pub(super) file: String,
+    /// ERR_LIB_CIPHER.
+    pub(super) library: u32,
+    /// What each function reports.
+    pub(super) seal: BTreeSet<u32>,
+    pub(super) open: Vec<BTreeSet<u32>>,
+    pub(super) seal_scatter: BTreeSet<u32>,
+    pub(super) open_gather: BTreeSet<u32>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Ring {
+    pub(super) aes128: Algorithm,
+    pub(super) aes256: Algorithm,
+    pub(super) chacha20: Algorithm,
+    /// How near to each other the tables of algorithms stand, in bytes.
+    pub(super) within: u64,
+}
+
+/// What stands behind the functions of an algorithm.
+#[derive(Deserialize, Clone, Copy, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Algorithm {
+    pub(super) key_length: u64,
+    pub(super) id: u64,
+}
+
+pub(super) static ANCHORS: LazyLock<Anchors> = LazyLock::new(|| {
     serde_json::from_str(include_str!("anchors.json")).expect("a file of this tree, read by a test")
 });
 
@@ -88,7 +122,7 @@ pub(super) fn find(image: &Image<'_>) -> io::Result<Stripped> {
         &anchors.openssl.read,
         &anchors.openssl.write,
     ])?;
-    let mut search = Search { image, budget: BUDGET };
+    let mut search = Search::new(image);
     // Of both, OpenSSL's file name is the start of BoringSSL's, but each ends with a NUL.
     if !strings[0].is_empty() {
         match search.boringssl(&anchors.boringssl, &strings[0])? {
@@ -102,30 +136,57 @@ pub(super) fn find(image: &Image<'_>) -> io::Result<Stripped> {
     search.openssl(&anchors.openssl, &strings)
 }
 
-struct Search<'a, 'b> {
+/// The search through one file.
+pub(super) struct Search<'a, 'b> {
     image: &'a Image<'b>,
     budget: usize,
+    /// Functions may be called by way of pointers only.
+    by_pointers: bool,
 }
 
 /// A place that reports an error.
 #[derive(PartialEq, Eq, Debug)]
-struct Site {
-    reason: u32,
+pub(super) struct Site {
+    pub(super) reason: u32,
     line: u32,
 }
 
-impl Search<'_, '_> {
-    fn boringssl(&mut self, anchors: &BoringSsl, files: &[u64]) -> io::Result<Stripped> {
+/// What some places report.
+pub(super) fn reasons(sites: &[Site]) -> BTreeSet<u32> {
+    sites.iter().map(|site| site.reason).collect()
+}
+
+impl<'a, 'b> Search<'a, 'b> {
+    pub(super) fn new(image: &'a Image<'b>) -> Self {
+        Search { image, budget: BUDGET, by_pointers: false }
+    }
+
+    /// For functions that another language calls, by way of a table of pointers.
+    pub(super) fn by_pointers(self) -> Self {
+        Search { by_pointers: true, ..self }
+    }
+
+    /// The functions that report errors of a library with the name of a file, which stands at `files`: each with what it
+    /// reports. None where no code speaks of the file.
+    pub(super) fn reporting(
+        &mut self,
+        library: u32,
+        files: &[u64],
+    ) -> io::Result<Option<BTreeMap<u64, Vec<Site>>>> {
         let references = self.image.references(files)?;
         if references.is_empty() {
-            return Ok(Stripped::Absent);
+            return Ok(None);
         }
         let mut functions: BTreeMap<u64, Vec<Site>> = BTreeMap::new();
         for (entry, reference, code) in self.functions(&references)? {
             let sites = functions.entry(entry).or_default();
-            sites.extend(site(&code, reference, anchors.library));
+            sites.extend(site(&code, reference, library));
         }
-        let reasons = |sites: &[Site]| sites.iter().map(|site| site.reason).collect::<BTreeSet<_>>();
+        Ok(Some(functions))
+    }
+
+    fn boringssl(&mut self, anchors: &BoringSsl, files: &[u64]) -> io::Result<Stripped> {
+        let Some(functions) = self.reporting(anchors.library, files)? else { return Ok(Stripped::Absent) };
         let write = only(functions.iter().filter(|(_, sites)| reasons(sites) == anchors.write));
         let Some((write, sites)) = write else { return Ok(Stripped::Uncertain) };
         let line = only(sites.iter().filter(|site| site.reason == anchors.read.reason)).map(|site| site.line);
@@ -202,7 +263,10 @@ impl Search<'_, '_> {
                 _ => ranges.push(start..reference.at),
             }
         }
-        let called = self.image.called(&ranges)?;
+        let mut called = self.image.called(&ranges)?;
+        if self.by_pointers {
+            called.append(&mut self.image.pointed(&ranges)?);
+        }
         let mut found = Vec::new();
         for reference in references {
             let from = reference.at.saturating_sub(SPAN);
@@ -248,7 +312,7 @@ impl Search<'_, '_> {
     }
 
     /// Where such a function is probed: the `push` that it begins with, if what it pushes is what it pops.
-    fn place(&mut self, entry: u64) -> Option<Place> {
+    pub(super) fn place(&mut self, entry: u64) -> Option<Place> {
         let code = self.code(entry)?;
         let first = code.iter().find(|instruction| instruction.code() != Code::Endbr64)?;
         let is_prologue = first.mnemonic() == Mnemonic::Push && is_emulated(first);
@@ -301,7 +365,7 @@ impl Search<'_, '_> {
 }
 
 /// The only one there is.
-fn only<T>(mut items: impl Iterator<Item = T>) -> Option<T> {
+pub(super) fn only<T>(mut items: impl Iterator<Item = T>) -> Option<T> {
     let first = items.next()?;
     items.next().is_none().then_some(first)
 }
@@ -463,7 +527,7 @@ mod tests {
     #[test]
     fn the_anchors_are_of_three_programs_at_least_and_say_which() {
         let text: serde_json::Value = serde_json::from_str(include_str!("anchors.json")).unwrap();
-        for library in ["boringssl", "openssl"] {
+        for library in ["boringssl", "openssl", "awsLc", "ring"] {
             let seen = text[library]["seen"].as_array().unwrap();
             assert!(seen.len() >= 3, "{library}");
             assert!(seen.iter().all(|seen| seen["program"].is_string() && seen["version"].is_string()));

@@ -1,5 +1,5 @@
-//! Whether this kernel takes our programs: each is loaded, looked at and let go again. Only those for plain HTTP are
-//! attached, for a moment.
+//! Whether this kernel takes our programs: each is loaded, looked at and let go again. Only those at
+//! the kernel's sockets are attached, for a moment.
 
 use super::programs::{self, Programs, one_line};
 use super::sockets::{self, Stage};
@@ -10,7 +10,7 @@ use serde::Serialize;
 use std::time::{Duration, Instant};
 
 /// What the kernel said to each program.
-#[derive(Serialize, Clone, PartialEq, Eq, Debug)]
+#[derive(Serialize, Clone, PartialEq, Eq, Default, Debug)]
 #[serde(rename_all = "camelCase")]
 pub struct Trial {
     /// Why nothing can be traced; absent where it can: a program that may be refused has a stand-in.
@@ -19,6 +19,9 @@ pub struct Trial {
     /// Why plain HTTP cannot be seen; absent where it can.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub plaintext_error: Option<String>,
+    /// Why rustls cannot be seen; absent where it can.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rustls_error: Option<String>,
     /// All programs, by name.
     pub programs: Vec<Verdict>,
 }
@@ -42,13 +45,18 @@ pub struct Verdict {
 impl Trial {
     /// Loads everything, for as long as that takes: a second or two.
     pub fn run() -> Trial {
-        let (error, plaintext_error) = match Programs::load(programs::SMALLEST_RING_BYTES) {
+        let mut trial = Trial::default();
+        match Programs::load(programs::SMALLEST_RING_BYTES) {
             // Attached for a moment: some kernels take a program and refuse it its place. It selects nothing.
-            Ok((mut programs, _)) => (None, programs.see_plaintext(Stage::Attached).err()),
-            Err(error) => (Some(one_line(&error)), None),
-        };
-        let programs = verdicts().unwrap_or_default();
-        Trial { error, plaintext_error: plaintext_error.map(|error| error.to_string()), programs }
+            Ok((mut programs, _)) => {
+                let said = |result: Result<(), sockets::Error>| result.err().map(|error| error.to_string());
+                trial.plaintext_error = said(programs.see_plaintext(Stage::Attached));
+                trial.rustls_error = said(programs.see_records(Stage::Attached));
+            }
+            Err(error) => trial.error = Some(one_line(&error)),
+        }
+        trial.programs = verdicts().unwrap_or_default();
+        trial
     }
 
     /// The programs that were refused.

@@ -203,6 +203,7 @@ fn kernel(hierarchy: &Hierarchy, capture: Option<&Capture>) -> KernelInfo {
         let mut hooks = capture.attachments().programs.hooks();
         hooks.extend(of_containers);
         hooks.sort_unstable();
+        hooks.dedup();
         hooks
     });
     KernelInfo {

@@ -25,7 +25,9 @@ const WARM_UP: &str = "responses.warm_up";
 
 #[test]
 fn spans_equal_what_the_sdk_asked_and_got() {
-    spans_are_what_was_served(ModelServer::start(), &[]);
+    // Of TLS 1.3 the tickets that follow the handshake are read by one thread while another writes, which OpenSSL does not
+    // allow, and at times hangs the SDK by itself.
+    spans_are_what_was_served(ModelServer::start_with(&["--tls", "1.2"]), &[]);
 }
 
 #[test]

@@ -322,7 +322,6 @@ impl Reader {
         match &mut self.state {
             State::Payload(frame) if length <= frame.left => {
                 frame.left -= length;
-                frame.at = (frame.at + (length % 4) as usize) % 4;
                 if !frame.is_control() {
                     self.lose_message(None, out);
                 }
@@ -813,7 +812,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mask_goes_on_behind_a_gap() {
+    fn a_gap_within_a_masked_frame_costs_its_message_alone() {
         let first = frame(0x01, Some([1, 2, 3, 4]), b"0123456789");
         let bytes =
             [first, frame(0x80, Some([5, 6, 7, 8]), b"x"), frame(0x81, Some([9; 4]), b"next")].concat();

@@ -70,7 +70,7 @@ fn large_questions_are_seen_whole() {
         let program = provider.client(Path::new(TARGET));
         for protocol in ["h1", "h2"] {
             let who = format!("{provider:?} large");
-            both_rounds_are_seen(agent.record(&program), &server, protocol, &["TLS", "200000"], &who);
+            both_rounds_are_seen(agent.record(&program), &server, protocol, &["TLS", "60000"], &who);
         }
     }
 }

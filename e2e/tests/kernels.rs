@@ -114,7 +114,7 @@ impl Row {
         said.text("serve_plain");
         // All of these kernels are of x86-64, where fentry came with 5.5.
         let plain: Vec<_> = said.text("plain").trim().lines().collect();
-        assert_eq!(plain, ["1048576", r#"plain HTTP is seen by="functions""#], "{}", said.console);
+        assert_eq!(plain, ["1048576", r#"what="plain HTTP" by="functions""#], "{}", said.console);
         let calls = telemetry(said.text("cgroup"));
         assert_eq!(calls.calls().count(), 1, "of two cgroups one is selected: {}", said.console);
 

@@ -1,9 +1,8 @@
-//! Any bytes as the two bodies of one exchange with a model: no panic, the same call however they are cut, and a
-//! span whose content is whole JSON.
+//! Any bytes as the two bodies of one exchange with a model or a server of tools: no panic, the same call however they are
+//! cut, and a span whose content is whole JSON.
 //!
 //! The input: a byte of flags, a byte for the size of pieces, the request's body, 0xFF, the response's body.
 
-use agentsight_genai::call::Call;
 use agentsight_genai::content;
 use agentsight_genai::http::{End, Exchange as _, Exchanges as _, Headers, Progress, RequestHead, ResponseHead};
 use agentsight_genai::providers::{Found, Models, Settings};
@@ -21,21 +20,27 @@ pub fn run(path: &str, input: &[u8]) {
     let whole = read(path, *flags, request, response, usize::MAX);
     let cut = read(path, *flags, request, response, usize::from(*size).max(1));
     assert_eq!(whole, cut);
-    let Some(call) = whole else { return };
+    let Some(found) = whole else { return };
     for vintage in [Vintage::V1_41, Vintage::Latest] {
         let options = Options { vintage, max_content: 1000 << (flags >> 4), ..OPTIONS.clone() };
-        let mut span = semconv::span(&call, &options);
+        let mut span = match &found {
+            Found::Call(call) => {
+                semconv::measurements(call, &options);
+                semconv::span(call, &options)
+            }
+            Found::Mcp(call) => semconv::mcp_span(call, &options),
+            Found::Unknown(_) => return,
+        };
         for key in content::ATTRIBUTES {
             if let Some((_, Value::Str(text))) = span.attributes.iter().find(|(own, _)| own == key) {
                 serde_json::from_str::<serde_json::Value>(text).expect("content is JSON");
             }
         }
         content::fit(&mut span, 2000);
-        semconv::measurements(&call, &options);
     }
 }
 
-fn read(path: &str, flags: u8, request: &[u8], response: &[u8], size: usize) -> Option<Call> {
+fn read(path: &str, flags: u8, request: &[u8], response: &[u8], size: usize) -> Option<Found> {
     let at = Timestamp(1);
     let settings = Settings {
         content: flags & 1 == 0,
@@ -43,11 +48,14 @@ fn read(path: &str, flags: u8, request: &[u8], response: &[u8], size: usize) -> 
         max_response_content: 4000,
         ..Settings::default()
     };
+    let mut headers = Headers::default();
+    headers.push("content-type", b"application/json");
+    headers.push("accept", b"application/json, text/event-stream");
     let head = RequestHead {
         method: "POST".to_owned(),
         path: path.to_owned(),
         authority: Some("llm.example".to_owned()),
-        headers: Headers::default(),
+        headers,
         at,
     };
     let mut exchange = Models::new(Arc::new(settings)).open(&head)?;
@@ -67,11 +75,12 @@ fn read(path: &str, flags: u8, request: &[u8], response: &[u8], size: usize) -> 
             break;
         }
     }
-    match exchange.finish(at, End::Complete)? {
+    let mut found = exchange.finish(at, End::Complete)?;
+    if let Found::Call(call) = &mut found {
         // The times of chunks are those of pieces.
-        Found::Call(call) => Some(Call { timing: Default::default(), ..*call }),
-        Found::Mcp(_) | Found::Unknown(_) => None,
+        call.timing = Default::default();
     }
+    Some(found)
 }
 
 /// How a format is streamed where that is not by server-sent events.

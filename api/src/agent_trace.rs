@@ -157,7 +157,7 @@ pub struct Capture {
     pub model_calls: ModelCalls,
 
     /// Where calls are seen that do not go through TLS. `None`: nowhere, not a byte of them is copied.
-    /// `HTTP`: on TCP connections that the selected processes open and speak HTTP/1.1 or HTTP/2 on, as many
+    /// `HTTP`: on TCP connections and Unix sockets that the selected processes open and speak HTTP/1.1 or HTTP/2 on, as many
     /// do with vLLM, Ollama, LiteLLM or a sidecar of a service mesh.
     #[serde(default)]
     pub plaintext: Plaintext,
@@ -227,7 +227,7 @@ pub enum Plaintext {
     /// Nowhere.
     #[default]
     None,
-    /// On TCP connections that begin with HTTP.
+    /// On TCP connections and Unix sockets that begin with HTTP.
     #[serde(rename = "HTTP")]
     Http,
 }

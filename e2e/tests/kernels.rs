@@ -113,8 +113,10 @@ impl Row {
         assert_eq!(said.text("large").trim(), "1048576", "a prompt of 1 MiB arrives whole: {}", said.console);
         said.text("serve_plain");
         // All of these kernels are of x86-64, where fentry came with 5.5.
-        let plain: Vec<_> = said.text("plain").trim().lines().collect();
-        assert_eq!(plain, ["1048576", r#"what="plain HTTP" by="functions""#], "{}", said.console);
+        for job in ["plain", "local"] {
+            let plain: Vec<_> = said.text(job).trim().lines().collect();
+            assert_eq!(plain, ["1048576", r#"what="plain HTTP" by="functions""#], "{job}: {}", said.console);
+        }
         let calls = telemetry(said.text("cgroup"));
         assert_eq!(calls.calls().count(), 1, "of two cgroups one is selected: {}", said.console);
 
@@ -162,7 +164,8 @@ fn page(rows: &[Row]) -> String {
          `make kernels` boots Debian's kernels in QEMU (software emulation), does the main jobs on each, and writes this\n\
          page. On each kernel every program was loaded, or its stand-in; a process tree with the arguments of its programs and a model call\n\
          over TLS was recorded, also with `perf_event_paranoid=4`, `kptr_restrict=2`, `unprivileged_bpf_disabled=2` and\n\
-         64 KiB of lockable memory; a prompt of 1 MiB arrived whole, over TLS and over plain HTTP (by fentry); and of two cgroups (version 2) only the selected one\n\
+         64 KiB of lockable memory;\n\
+         a prompt of 1 MiB arrived whole, over TLS, over plain HTTP and over a Unix socket (by fentry); and of two cgroups (version 2) only the selected one\n\
          was traced. On the newest, lockdown, missing capabilities and missing BTF were refused in words.\n\n\
          | kernel | programs accepted | with a stand-in | most instructions verified for one | loading all, emulated |\n\
          |---|---|---|---|---|\n",

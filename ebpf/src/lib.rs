@@ -27,6 +27,8 @@ pub mod kind {
     pub const EXIT: u32 = 5;
     /// [`super::TlsSent`].
     pub const TLS_SENT: u32 = 6;
+    /// [`super::SocketNamed`].
+    pub const SOCKET_NAMED: u32 = 7;
     /// [`super::ProcessContainer`].
     pub const CONTAINER: u32 = 64;
 }
@@ -191,6 +193,21 @@ layout! {
         how: u8,
         /// Zero.
         pad: [u8; 7],
+    }
+}
+layout! {
+    /// A connection over a Unix socket: where its server listens. Told before its first byte.
+    SocketNamed, 152 {
+        /// Header.
+        header: EventHeader,
+        /// Address of the kernel's socket.
+        ssl: u64,
+        /// When it was first seen.
+        generation: u64,
+        /// Length of the name.
+        length: u32,
+        /// As it was bound; it may hold NUL, and one of the abstract ones begins with it.
+        name: [u8; 108],
     }
 }
 layout! {

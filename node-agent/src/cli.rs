@@ -127,7 +127,7 @@ pub struct Record {
     #[command(flatten)]
     pub content: ContentArgs,
 
-    /// See calls over plain HTTP, too: HTTP/1.1 and HTTP/2 on TCP connections without TLS
+    /// See calls over plain HTTP, too: HTTP/1.1 and HTTP/2 on TCP connections and Unix sockets
     #[arg(long, help_heading = "Capture")]
     pub plaintext: bool,
 

@@ -141,7 +141,7 @@ struct Root {
 #[derive(Clone, Debug, Default)]
 pub struct Stats {
     /// Events by kind.
-    pub events: [u64; 7],
+    pub events: [u64; 8],
     /// Plaintext bytes taken, sent and received.
     pub bytes: [u64; 2],
     /// Finished calls by operation, provider and outcome.
@@ -190,8 +190,8 @@ pub struct TraceStats {
 }
 
 /// The names of [`Stats::events`].
-pub const EVENT_KINDS: [&str; 7] =
-    ["tls_data", "tls_closed", "fork", "exec", "exit", "container", "tls_sent"];
+pub const EVENT_KINDS: [&str; 8] =
+    ["tls_data", "tls_closed", "fork", "exec", "exit", "container", "tls_sent", "socket_named"];
 
 impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
     /// Telemetry goes to `out` with the exporter that it is for, numbers to `shared` after each batch: on top of those
@@ -340,6 +340,11 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
                 let chunk = Chunk { direction, at: self.clock.at(time), offset, data: &[], lost_after: 0 };
                 self.data(connection, chunk, from_start, Scheme::Https, time);
             }
+            What::Named { connection, name } => {
+                self.stats.events[7] += 1;
+                let name = socket_name(name);
+                self.open(connection, true, time, |models| models.over(Scheme::Http).over_socket(name));
+            }
             What::Closed { connection, received, sent, end } => {
                 self.stats.events[1] += 1;
                 let key = (process, connection.ssl);
@@ -442,34 +447,7 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
 
     fn data(&mut self, id: ConnectionId, chunk: Chunk<'_>, from_start: bool, scheme: Scheme, time: u64) {
         let key = (id.process, id.ssl);
-        if self.connections.get(&key).is_some_and(|open| open.id != id) {
-            // Its end was lost: the object serves another connection now.
-            self.close(key, time, End::Unknown);
-        }
-        let Some(policy) = self.policy(id.process) else {
-            self.stats.deselected += 1;
-            return;
-        };
-        if !self.connections.contains_key(&key) {
-            // While the process is there to be asked.
-            self.facts(id.process);
-            self.known(id.process).connections.insert(id.ssl);
-            let mailbox = Mailbox::default();
-            let models = Models::new(policy.calls.clone())
-                .over(scheme)
-                .with_key(self.key)
-                .with_mailbox(mailbox.clone());
-            let open = Open {
-                id,
-                mailbox,
-                connection: Connection::new(models, Limits::default(), from_start),
-                memory: 0,
-                touched: time,
-                counted: connection::Counters::default(),
-                protocol: Protocol::Undecided,
-            };
-            self.connections.insert(key, open);
-        }
+        self.open(id, from_start, time, |models| models.over(scheme));
         let Some(open) = self.connections.get_mut(&key) else { return };
         let mut found = Vec::new();
         open.connection.chunk(chunk, &mut |output| found.push(output));
@@ -502,6 +480,43 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
         self.tell();
         if self.memory > self.settings.max_memory {
             self.evict(time);
+        }
+    }
+
+    /// Sees to it that the connection is there, but for that of a process of which nothing may be told. `carried` says to a
+    /// new one's reader what carries it.
+    fn open(
+        &mut self,
+        id: ConnectionId,
+        from_start: bool,
+        time: u64,
+        carried: impl FnOnce(Models) -> Models,
+    ) {
+        let key = (id.process, id.ssl);
+        if self.connections.get(&key).is_some_and(|open| open.id != id) {
+            // Its end was lost: the object serves another connection now.
+            self.close(key, time, End::Unknown);
+        }
+        let Some(policy) = self.policy(id.process) else {
+            self.stats.deselected += 1;
+            return;
+        };
+        if !self.connections.contains_key(&key) {
+            // While the process is there to be asked.
+            self.facts(id.process);
+            self.known(id.process).connections.insert(id.ssl);
+            let mailbox = Mailbox::default();
+            let models = Models::new(policy.calls.clone()).with_key(self.key).with_mailbox(mailbox.clone());
+            let open = Open {
+                id,
+                mailbox,
+                connection: Connection::new(carried(models), Limits::default(), from_start),
+                memory: 0,
+                touched: time,
+                counted: connection::Counters::default(),
+                protocol: Protocol::Undecided,
+            };
+            self.connections.insert(key, open);
         }
     }
 
@@ -786,6 +801,15 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
 
 const INFO: u8 = 9; // OpenTelemetry's SEVERITY_NUMBER_INFO
 
+/// The name of a Unix socket as tools show it: the text up to the first NUL, or an abstract one behind `@`.
+fn socket_name(name: &[u8]) -> String {
+    let (mark, name) = match name.strip_prefix(b"\0") {
+        Some(name) => ("@", name),
+        None => ("", name.split(|byte| *byte == 0).next().unwrap_or_default()),
+    };
+    format!("{mark}{}", String::from_utf8_lossy(name))
+}
+
 fn exit_attributes(exit: Exit) -> Attributes {
     let mut attributes = vec![("process.exit.code".into(), Value::Int(exit.code))];
     attributes.extend(exit.signal.map(|signal| (spans::SIGNAL.into(), Value::Int(signal))));
@@ -856,7 +880,7 @@ fn count(sum: &mut connection::Counters, now: &connection::Counters, before: &co
 mod tests {
     use super::*;
     use crate::capture::events::fixtures::{
-        closed, container, data, exec, exec_with, exit, fork, held, told,
+        closed, container, data, exec, exec_with, exit, fork, held, named, told,
     };
     use crate::policy::Wish;
     use crate::process::Host;
@@ -1002,6 +1026,22 @@ mod tests {
             let (items, _) = run(None, &records);
             let [(call, _)] = spans(&items)[..] else { panic!("one call") };
             assert_eq!(attribute(call, "server.port"), Some(&Value::Int(port)));
+        }
+    }
+
+    #[test]
+    fn the_server_of_a_unix_socket_is_where_it_listens_and_the_host_still_tells_the_provider() {
+        for (name, address) in
+            [(&b"/run/model\0"[..], "/run/model"), (b"\0model", "@model"), (b"run/model", "run/model")]
+        {
+            let request = REQUEST.replace("api.openai.com", "openrouter.ai");
+            let records = [named(PID, 100, name), sent(100, 0, &request), received(200, 0, &response())];
+            let (items, stats) = run(None, &records);
+            let [(span, _)] = spans(&items)[..] else { panic!("one call") };
+            assert_eq!(attribute(span, "server.address"), Some(&Value::Str(address.into())));
+            assert_eq!(attribute(span, "network.transport"), Some(&Value::Str("unix".into())));
+            assert_eq!(attribute(span, "gen_ai.provider.name"), Some(&Value::Str("openrouter".into())));
+            assert_eq!((attribute(span, "server.port"), stats.events[7]), (None, 1));
         }
     }
 

@@ -12,6 +12,7 @@ enum event_kind {
 	EVENT_EXEC = 4,
 	EVENT_EXIT = 5,
 	EVENT_TLS_SENT = 6,
+	EVENT_SOCKET_NAMED = 7,
 	EVENT_CONTAINER = 64,
 };
 
@@ -71,6 +72,17 @@ enum closed_how {
 	CLOSED_UNKNOWN = 0,	/* this library does not tell */
 	CLOSED_BY_US = 1,	/* the connection was fine when the process let go of it */
 	CLOSED_BY_PEER = 2,	/* close_notify, end of file or a fatal error came before; of a socket, FIN or RST */
+};
+
+#define SOCKET_NAME_SIZE 108 /* what a Unix socket's address has room for */
+
+/* A connection over a Unix socket: where its server listens. Told before its first byte. */
+struct socket_named {
+	struct event_header header;
+	u64 ssl;	/* address of the kernel's socket */
+	u64 generation;	/* when it was first seen */
+	u32 length;	/* of name, which may hold NUL */
+	char name[SOCKET_NAME_SIZE];
 };
 
 struct process_fork {
@@ -178,6 +190,7 @@ SIZE_IS(event_header, 24);
 SIZE_IS(tls_data, 72);
 SIZE_IS(tls_sent, 72);
 SIZE_IS(tls_closed, 64);
+SIZE_IS(socket_named, 152);
 SIZE_IS(process_fork, 32);
 SIZE_IS(process_exec, 296);
 SIZE_IS(process_exit, 32);

@@ -56,6 +56,10 @@ typedef struct {
 	int counter;
 } atomic_t;
 
+typedef struct refcount_struct {
+	atomic_t refs;
+} refcount_t;
+
 struct signal_struct {
 	atomic_t live;
 	int group_exit_code;
@@ -114,11 +118,17 @@ struct msghdr {
 } CORE;
 
 struct sock_common {
+	u16 skc_family;
 	unsigned char skc_state;
 } CORE;
 
+struct socket___kernel;
+
 struct sock {
 	struct sock_common __sk_common;
+	struct socket___kernel *sk_socket;
+	refcount_t sk_wmem_alloc;
+	u16 sk_type;
 	int sk_wmem_queued;
 	int sk_sndbuf;
 	int sk_err;
@@ -130,6 +140,34 @@ struct tcp_sock {
 	u32 write_seq;	/* of the next byte that the process writes */
 	u32 copied_seq;	/* of the next byte that it reads */
 	u64 bytes_sent;	/* since 4.19; without SYN and FIN */
+} CORE;
+
+struct socket___kernel {
+	struct sock *sk;
+} CORE;
+
+struct inode {
+	unsigned long i_ino;
+} CORE;
+
+struct socket_alloc {
+	struct socket___kernel socket;
+	struct inode vfs_inode;
+} CORE;
+
+struct sockaddr_un {
+	u16 sun_family; /* the layout is ABI (un.h) */
+	char sun_path[108];
+} CORE;
+
+struct unix_address {
+	int len; /* of the name, with its family */
+	struct sockaddr_un name[1]; /* as long as `len` says */
+} CORE;
+
+struct unix_sock {
+	struct unix_address *addr; /* that of a connection's server end is its listener's */
+	struct sock *peer;
 } CORE;
 
 /* What a probe sees of the registers; the layout is ABI (asm/ptrace.h). */

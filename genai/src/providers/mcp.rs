@@ -73,7 +73,7 @@ struct Reply {
 
 impl Reader {
     /// None where the head shows that it is not MCP: a client must take both a message and events.
-    pub(super) fn new(models: &Models, head: &RequestHead, server: Option<&Server>) -> Option<Reader> {
+    pub(super) fn new(models: &Models, head: &RequestHead) -> Option<Reader> {
         let has = |name: &str, word: &str| head.headers.all(name).any(|value| value.contains(word));
         let both = has("accept", "application/json") && has("accept", "text/event-stream");
         if !both || !has("content-type", "application/json") {
@@ -83,7 +83,7 @@ impl Reader {
         let limits = |texts| json::Limits { facts: MAX_FACTS, texts };
         let header = |name: &str| head.headers.get(name).map(str::to_owned);
         Some(Reader {
-            server: server.cloned(),
+            server: models.server(head),
             parent: trace_context::parent(&head.headers),
             session_id: header("mcp-session-id"),
             protocol_version: header("mcp-protocol-version"),

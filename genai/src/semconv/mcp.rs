@@ -75,12 +75,9 @@ fn identity(call: &McpCall, set: &mut Setter) {
         Some(Target::Resource(_)) | None => {}
     }
     set.text("mcp.protocol.version", call.protocol_version.clone());
-    set.word("network.transport", "tcp");
+    set.word("network.transport", if super::is_local(call.server.as_ref()) { "unix" } else { "tcp" });
     set.word("network.protocol.name", "http");
-    if let Some(server) = &call.server {
-        set.text("server.address", Some(server.address.clone()));
-        set.int("server.port", Some(i64::from(server.port)));
-    }
+    super::server(call.server.as_ref(), set);
     set.text("error.type", error_type(&call.outcome));
     if let Outcome::Error { code, .. } = &call.outcome {
         set.put("rpc.response.status_code", Some(Value::Str(Cow::Owned(code.to_string()))));

@@ -22,7 +22,7 @@ pub use mcp::{mcp_measurement, mcp_span};
 pub use names::operation as operation_name;
 pub use names::{AgentNames, agent as agent_names};
 
-use crate::call::{Call, LATENCY_BOUNDS, Operation, Outcome};
+use crate::call::{Call, LATENCY_BOUNDS, Operation, Outcome, Server};
 use crate::content;
 use crate::redact::Redactor;
 use crate::telemetry::{Amount, Attributes, Event, Key, Measurement, Metric, Span, SpanKind, Status, Value};
@@ -194,10 +194,21 @@ fn identity(call: &Call, set: &mut Setter) {
     set.word("gen_ai.operation.name", names::operation(call.operation));
     set.word("gen_ai.provider.name", call.provider);
     set.text("gen_ai.request.model", call.request.model.clone());
-    if let Some(server) = &call.server {
-        set.text("server.address", Some(server.address.clone()));
-        set.int("server.port", Some(i64::from(server.port)));
+    server(call.server.as_ref(), set);
+    if is_local(call.server.as_ref()) {
+        set.word("network.transport", "unix");
     }
+}
+
+/// Where it was sent.
+fn server(server: Option<&Server>, set: &mut Setter) {
+    set.text("server.address", server.map(|server| server.address.clone()));
+    set.int("server.port", server.and_then(|server| server.port).map(i64::from));
+}
+
+/// Whether it went over a Unix socket.
+fn is_local(server: Option<&Server>) -> bool {
+    server.is_some_and(|server| server.port.is_none())
 }
 
 fn request(call: &Call, options: &Options, names: &Names, set: &mut Setter) {

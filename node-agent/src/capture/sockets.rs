@@ -1,7 +1,7 @@
 //! The programs at the kernel's sockets: those that read plain HTTP, there only while somebody asks for it, and those that
 //! tell the connection of what rustls seals and opens, there only while a program with rustls is probed.
 //!
-//! They sit at functions of the kernel's TCP (fentry and fexit), which see every way to read and to write. Where the kernel
+//! They sit at functions of the kernel's TCP and Unix sockets (fentry and fexit), which see every way to read and to write. Where the kernel
 //! refuses that, tracepoints of its sockets stand in.
 
 use super::programs::{one_line, part};
@@ -73,8 +73,21 @@ pub(super) struct Family {
 /// The programs of `socket.bpf.h`, which read plain HTTP.
 pub(super) static PLAINTEXT: Family = Family {
     name: "plain HTTP",
-    entries: &[("socket_write", "tcp_sendmsg"), ("socket_close", "tcp_close")],
-    exits: &[("socket_write_leave", "tcp_sendmsg")],
+    entries: &[
+        ("socket_write", "tcp_sendmsg"),
+        ("socket_close", "tcp_close"),
+        ("local_write", "unix_stream_sendmsg"),
+        ("local_close", "unix_release"),
+    ],
+    exits: &[
+        ("socket_write_leave", "tcp_sendmsg"),
+        ("local_write_leave", "unix_stream_sendmsg"),
+        ("local_write_leave_again", "unix_stream_sendmsg"),
+        ("local_read", "unix_stream_recvmsg"),
+        ("local_read_again", "unix_stream_recvmsg"),
+        ("local_splice", "unix_stream_splice_read"),
+        ("local_splice_again", "unix_stream_splice_read"),
+    ],
     // The function has had six arguments, five (since Linux 5.19) and four (7.3). Each is there twice: see `socket.bpf.h`.
     alternatives: &[
         [("read_six", "tcp_recvmsg"), ("read_six_again", "tcp_recvmsg")],

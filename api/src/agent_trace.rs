@@ -161,6 +161,11 @@ pub struct Capture {
     /// do with vLLM, Ollama, LiteLLM or a sidecar of a service mesh.
     #[serde(default)]
     pub plaintext: Plaintext,
+
+    /// Which requests to servers of the Model Context Protocol are seen besides those over HTTP. `None`: none.
+    /// `Stdio`: those to servers that the selected processes start and speak to over standard input and output.
+    #[serde(default)]
+    pub mcp: Mcp,
     // Later kinds of events stand here, off by default. Where one can hold content, the operator's
     // guardrails (operator/src/guardrails.rs) must know it.
 }
@@ -230,6 +235,16 @@ pub enum Plaintext {
     /// On TCP connections and Unix sockets that begin with HTTP.
     #[serde(rename = "HTTP")]
     Http,
+}
+
+/// Which requests to servers of the Model Context Protocol are seen besides those over HTTP.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Mcp {
+    /// None.
+    #[default]
+    None,
+    /// Those over a server's standard input and output.
+    Stdio,
 }
 
 /// Requests to this path are model calls.

@@ -131,6 +131,10 @@ pub struct Record {
     #[arg(long, help_heading = "Capture")]
     pub plaintext: bool,
 
+    /// See requests to MCP servers that speak over their standard input and output, too
+    #[arg(long, help_heading = "Capture")]
+    pub mcp_stdio: bool,
+
     /// Names that spans and metrics follow: version 1.41 of the GenAI conventions, or the newest
     #[arg(long, value_name = "VERSION", default_value = "v1.41", help_heading = "Capture")]
     pub semconv: SemconvArg,

@@ -1,6 +1,6 @@
 //! From events to telemetry: who made which connection, what it carried, and the spans that this becomes.
 
-use crate::capture::events::{Batch, ConnectionId, Event, ProcessId, What};
+use crate::capture::events::{Batch, Carrier, ConnectionId, Event, ProcessId, What};
 use crate::causality::{self, Causality, ExchangeId, Exit, Place, Program, spans};
 use crate::clock::{self, Clock};
 use crate::held::Held;
@@ -11,11 +11,13 @@ use agentsight_genai::connection::{self, Chunk, Connection, Limits, Protocol};
 use agentsight_genai::http::{Direction, End};
 use agentsight_genai::links::FingerprintKey;
 use agentsight_genai::mcp::{McpCall, Target};
-use agentsight_genai::providers::{Found, Heard, Mailbox, Models, Scheme, UnknownEndpoint};
+use agentsight_genai::providers::{self, Found, Heard, Mailbox, Models, Scheme, UnknownEndpoint};
 use agentsight_genai::semconv;
+use agentsight_genai::stdio::Dialogue;
 use agentsight_genai::telemetry::{
     Attributes, Event as LogEvent, Span, SpanContext, SpanId, SpanKind, Status, TraceId, Value,
 };
+use agentsight_genai::time::Timestamp;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -82,7 +84,7 @@ pub struct Pipeline<S: Subjects, F: FnMut(&ExporterId, Item)> {
 /// A connection of which something is held.
 struct Open {
     id: ConnectionId,
-    connection: Connection<Models>,
+    reader: Reader,
     /// Where requests of models lie as soon as they are complete: their responses may take long.
     mailbox: Mailbox,
     /// As counted when it was last touched.
@@ -91,7 +93,62 @@ struct Open {
     touched: u64,
     /// What of its counters is already in the statistics.
     counted: connection::Counters,
-    protocol: Protocol,
+    /// What it was found to carry.
+    protocol: &'static str,
+}
+
+/// What reads a connection.
+enum Reader {
+    Http(Box<Connection<Models>>),
+    Mcp(Box<Dialogue>),
+}
+
+impl Reader {
+    fn chunk(&mut self, chunk: Chunk<'_>, found: &mut Vec<Found>) {
+        match self {
+            Reader::Http(connection) => connection.chunk(chunk, &mut |output| found.push(output)),
+            Reader::Mcp(dialogue) => {
+                dialogue.chunk(chunk, &mut |call| found.push(Found::Mcp(Box::new(call))));
+            }
+        }
+    }
+
+    fn close(self, at: Timestamp, end: End, found: &mut Vec<Found>) {
+        match self {
+            Reader::Http(connection) => connection.close(at, end, &mut |output| found.push(output)),
+            Reader::Mcp(dialogue) => {
+                dialogue.close(at, end, &mut |call| found.push(Found::Mcp(Box::new(call))));
+            }
+        }
+    }
+
+    fn set_settings(&mut self, settings: Arc<providers::Settings>) {
+        match self {
+            Reader::Http(connection) => connection.exchanges_mut().set_settings(settings),
+            Reader::Mcp(dialogue) => dialogue.set_settings(settings),
+        }
+    }
+
+    fn memory(&self) -> usize {
+        match self {
+            Reader::Http(connection) => connection.memory(),
+            Reader::Mcp(dialogue) => dialogue.memory(),
+        }
+    }
+
+    fn counters(&self) -> connection::Counters {
+        match self {
+            Reader::Http(connection) => connection.counters(),
+            Reader::Mcp(dialogue) => dialogue.counters(),
+        }
+    }
+
+    fn protocol(&self) -> &'static str {
+        match self {
+            Reader::Http(connection) => protocol_name(connection.protocol()),
+            Reader::Mcp(_) => "mcp_stdio",
+        }
+    }
 }
 
 struct Process<F> {
@@ -313,12 +370,11 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
     fn event(&mut self, event: Event<'_>) {
         let Event { time, process, what } = event;
         match what {
-            What::Data { connection, direction, offset, from_start, plain, data } => {
+            What::Data { connection, direction, offset, from_start, carrier, data } => {
                 self.stats.events[0] += 1;
                 self.stats.bytes[usize::from(direction == Direction::Received)] += data.len() as u64;
                 let chunk = Chunk { direction, at: self.clock.at(time), offset, data, lost_after: 0 };
-                let scheme = if plain { Scheme::Http } else { Scheme::Https };
-                self.data(connection, chunk, from_start, scheme, time);
+                self.data(connection, chunk, from_start, carrier, time);
             }
             What::Held { batch, offset, data } => {
                 self.stats.events[0] += 1;
@@ -333,17 +389,16 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
                     let at = self.clock.at(piece.time);
                     let offset = offset.saturating_add(piece.offset);
                     let chunk = Chunk { direction, at, offset, data: &piece.data, lost_after: 0 };
-                    self.data(connection, chunk, from_start, Scheme::Https, piece.time);
+                    self.data(connection, chunk, from_start, Carrier::Tls, piece.time);
                 }
                 // What was lost at its end shows only here.
                 let offset = offset.saturating_add(length);
                 let chunk = Chunk { direction, at: self.clock.at(time), offset, data: &[], lost_after: 0 };
-                self.data(connection, chunk, from_start, Scheme::Https, time);
+                self.data(connection, chunk, from_start, Carrier::Tls, time);
             }
             What::Named { connection, name } => {
                 self.stats.events[7] += 1;
-                let name = socket_name(name);
-                self.open(connection, true, time, |models| models.over(Scheme::Http).over_socket(name));
+                self.open(connection, true, time, Carrier::Socket, Some(socket_name(name)));
             }
             What::Closed { connection, received, sent, end } => {
                 self.stats.events[1] += 1;
@@ -355,8 +410,8 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
                 for (direction, offset) in [(Direction::Sent, sent), (Direction::Received, received)] {
                     let chunk =
                         Chunk { direction, at: self.clock.at(time), offset, data: &[], lost_after: 0 };
-                    // It is open already: neither its beginning nor its scheme is asked for.
-                    self.data(connection, chunk, true, Scheme::default(), time);
+                    // It is open already: neither its beginning nor what carries it is asked for.
+                    self.data(connection, chunk, true, Carrier::Tls, time);
                 }
                 self.close(key, time, end);
             }
@@ -445,22 +500,22 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
         known
     }
 
-    fn data(&mut self, id: ConnectionId, chunk: Chunk<'_>, from_start: bool, scheme: Scheme, time: u64) {
+    fn data(&mut self, id: ConnectionId, chunk: Chunk<'_>, from_start: bool, carrier: Carrier, time: u64) {
         let key = (id.process, id.ssl);
-        self.open(id, from_start, time, |models| models.over(scheme));
+        self.open(id, from_start, time, carrier, None);
         let Some(open) = self.connections.get_mut(&key) else { return };
         let mut found = Vec::new();
-        open.connection.chunk(chunk, &mut |output| found.push(output));
+        open.reader.chunk(chunk, &mut found);
         open.touched = time;
-        let memory = open.connection.memory();
+        let memory = open.reader.memory();
         self.memory = (self.memory + memory).saturating_sub(open.memory);
         open.memory = memory;
-        let protocol = open.connection.protocol();
+        let protocol = open.reader.protocol();
         if protocol != open.protocol {
             open.protocol = protocol;
-            *self.stats.protocols.entry(protocol_name(protocol)).or_default() += 1;
+            *self.stats.protocols.entry(protocol).or_default() += 1;
         }
-        let counters = open.connection.counters();
+        let counters = open.reader.counters();
         if counters != open.counted {
             count(&mut self.stats.streams, &counters, &open.counted);
             open.counted = counters;
@@ -483,14 +538,15 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
         }
     }
 
-    /// Sees to it that the connection is there, but for that of a process of which nothing may be told. `carried` says to a
-    /// new one's reader what carries it.
+    /// Sees to it that the connection is there, but for that of a process of which nothing may be told. `name`: of the Unix
+    /// socket that it goes over.
     fn open(
         &mut self,
         id: ConnectionId,
         from_start: bool,
         time: u64,
-        carried: impl FnOnce(Models) -> Models,
+        carrier: Carrier,
+        name: Option<String>,
     ) {
         let key = (id.process, id.ssl);
         if self.connections.get(&key).is_some_and(|open| open.id != id) {
@@ -506,15 +562,28 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
             self.facts(id.process);
             self.known(id.process).connections.insert(id.ssl);
             let mailbox = Mailbox::default();
-            let models = Models::new(policy.calls.clone()).with_key(self.key).with_mailbox(mailbox.clone());
+            let reader = if carrier == Carrier::Stdio {
+                Reader::Mcp(Box::new(Dialogue::new(policy.calls.clone())))
+            } else {
+                let scheme = if carrier == Carrier::Tls { Scheme::Https } else { Scheme::Http };
+                let models = Models::new(policy.calls.clone())
+                    .over(scheme)
+                    .with_key(self.key)
+                    .with_mailbox(mailbox.clone());
+                let models = match name {
+                    Some(name) => models.over_socket(name),
+                    None => models,
+                };
+                Reader::Http(Box::new(Connection::new(models, Limits::default(), from_start)))
+            };
             let open = Open {
                 id,
                 mailbox,
-                connection: Connection::new(carried(models), Limits::default(), from_start),
+                reader,
                 memory: 0,
                 touched: time,
                 counted: connection::Counters::default(),
-                protocol: Protocol::Undecided,
+                protocol: protocol_name(Protocol::Undecided),
             };
             self.connections.insert(key, open);
         }
@@ -540,7 +609,7 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
         let Some(open) = self.connections.remove(&key) else { return };
         self.memory = self.memory.saturating_sub(open.memory);
         let mut found = Vec::new();
-        open.connection.close(self.clock.at(time), end, &mut |output| found.push(output));
+        open.reader.close(self.clock.at(time), end, &mut found);
         for found in found {
             self.found(key, found);
         }
@@ -673,7 +742,7 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
             match &policy {
                 Some(policy) => {
                     if let Some(open) = self.connections.get_mut(&key) {
-                        open.connection.exchanges_mut().set_settings(policy.calls.clone());
+                        open.reader.set_settings(policy.calls.clone());
                     }
                 }
                 None => {
@@ -1043,6 +1112,35 @@ mod tests {
             assert_eq!(attribute(span, "gen_ai.provider.name"), Some(&Value::Str("openrouter".into())));
             assert_eq!((attribute(span, "server.port"), stats.events[7]), (None, 1));
         }
+    }
+
+    #[test]
+    fn what_a_server_of_tools_is_asked_over_a_pipe_is_a_request_and_what_it_leaves_open_is_told_at_its_end() {
+        let asks = |id: u32| {
+            format!(
+                "{{\"jsonrpc\":\"2.0\",\"id\":{id},\"method\":\"tools/call\",\"params\":{{\"name\":\"add\"}}}}\n"
+            )
+        };
+        let (first, second) = (asks(1), asks(2));
+        let answer = "{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{}}\n";
+        let mut records = [
+            sent(100, 0, &first),
+            sent(200, first.len() as u64, &second),
+            received(300, 0, answer),
+            closed(PID, 400, answer.len() as u64, 0, agentsight_ebpf::closed::BY_PEER),
+        ];
+        for record in &mut records[..3] {
+            record[std::mem::offset_of!(agentsight_ebpf::TlsData, socket)] =
+                agentsight_ebpf::carried::BY_STDIO;
+        }
+        let (items, stats) = run(None, &records);
+        let spans = spans(&items);
+        let [(answered, _), (open, _)] = spans[..] else { panic!("{spans:?}") };
+        assert_eq!(attribute(answered, "network.transport"), Some(&Value::Str("pipe".into())));
+        assert_eq!(attribute(answered, "agentsight.response.incomplete"), None);
+        assert_eq!(attribute(open, "agentsight.response.incomplete"), Some(&Value::Str("cut".into())));
+        assert_eq!((stats.mcp_requests, stats.connections), (2, 0));
+        assert_eq!(stats.protocols["mcp_stdio"], 1);
     }
 
     #[test]

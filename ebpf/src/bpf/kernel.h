@@ -69,6 +69,31 @@ struct mm_struct {
 	unsigned long arg_start, arg_end; /* what /proc/PID/cmdline shows */
 } CORE;
 
+struct socket___kernel;
+
+struct inode {
+	u16 i_mode;
+	unsigned long i_ino;
+} CORE;
+
+struct file {
+	struct inode *f_inode;
+	void *private_data; /* of a socket's: the socket */
+} CORE;
+
+struct kiocb {
+	struct file *ki_filp;
+} CORE;
+
+struct fdtable {
+	unsigned int max_fds;
+	struct file **fd;
+} CORE;
+
+struct files_struct {
+	struct fdtable *fdt;
+} CORE;
+
 struct task_struct {
 	int pid;
 	int tgid;
@@ -78,6 +103,7 @@ struct task_struct {
 	struct task_struct *real_parent;
 	struct signal_struct *signal;
 	struct mm_struct *mm;
+	struct files_struct *files;
 	struct css_set *cgroups;
 } CORE;
 
@@ -122,8 +148,6 @@ struct sock_common {
 	unsigned char skc_state;
 } CORE;
 
-struct socket___kernel;
-
 struct sock {
 	struct sock_common __sk_common;
 	struct socket___kernel *sk_socket;
@@ -144,10 +168,6 @@ struct tcp_sock {
 
 struct socket___kernel {
 	struct sock *sk;
-} CORE;
-
-struct inode {
-	unsigned long i_ino;
 } CORE;
 
 struct socket_alloc {
@@ -187,11 +207,14 @@ struct pt_regs {
 #define RETURN_ADDRESS_SIZE 8
 /* In a system call's registers. */
 #define SYSCALL(regs) ((regs)->orig_ax)
+#define SYSCALL_ARG1(regs) ((regs)->di)
 #define SYSCALL_ARG2(regs) ((regs)->si)
 #define SYSCALL_ARG3(regs) ((regs)->dx)
+#define SYSCALL_ARG4(regs) ((regs)->r10)
 #elif defined(__TARGET_ARCH_arm64)
 struct pt_regs {
 	unsigned long regs[31], sp, pc, pstate;
+	unsigned long orig_x0; /* what a call was given, when its result stands in regs[0] */
 };
 #define ARG1(r) ((r)->regs[0])
 #define ARG2(r) ((r)->regs[1])
@@ -203,8 +226,10 @@ struct pt_regs {
 #define STACK(r) ((r)->sp)
 #define RETURN_ADDRESS_SIZE 0
 #define SYSCALL(r) ((r)->regs[8])
+#define SYSCALL_ARG1(r) ((r)->orig_x0)
 #define SYSCALL_ARG2(r) ((r)->regs[1])
 #define SYSCALL_ARG3(r) ((r)->regs[2])
+#define SYSCALL_ARG4(r) ((r)->regs[3])
 #else
 #error "no register layout for this architecture"
 #endif

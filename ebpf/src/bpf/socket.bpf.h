@@ -12,6 +12,8 @@
  * Offsets come from TCP's own sequence numbers. So what goes past the hooks is a gap, and nothing behind it is shifted. A
  * Unix socket has none: what calls moved is counted, by those that we have no memory of, too.
  */
+#pragma once
+
 #include "tls.h"
 
 /* linux/socket.h */
@@ -53,7 +55,7 @@ struct socket {
 	/* Of a Unix socket; else zero. */
 	u64 inode;	/* its number: the address serves others later, and tracepoints do not tell of a socket's end */
 	u64 moved[2];	/* bytes that calls have moved, by direction */
-	u64 counted[2];	/* which thread's call was counted last, and by which program */
+	u64 marked[2];	/* see `first_of_two` */
 };
 
 /* By the address of the kernel's socket. Written at the first call, removed at tcp_close and unix_release. Evicted ones come
@@ -119,9 +121,8 @@ static __always_inline u64 iovecs_of(struct iov_iter *iterator)
 #define MOST_IOVECS 128 /* as many as pieces are sent of */
 
 /* Where the iterator was `back` bytes ago. Memory that is no process' has no segments. */
-static __always_inline int find_segments(struct segments *segments, struct msghdr *message, u64 back)
+static __always_inline int find_iterator(struct segments *segments, struct iov_iter *iterator, u64 back)
 {
-	struct iov_iter *iterator = iterator_of(message);
 	u64 offset = BPF_CORE_READ(iterator, iov_offset);
 	u32 kind = kind_of(iterator);
 	u64 iovec, length = 0;
@@ -157,6 +158,11 @@ static __always_inline int find_segments(struct segments *segments, struct msghd
 	segments->base += offset;
 	segments->left -= offset;
 	return 0;
+}
+
+static __always_inline int find_segments(struct segments *segments, struct msghdr *message, u64 back)
+{
+	return find_iterator(segments, iterator_of(message), back);
 }
 
 /* The verifier forgets what it knew of them: else it would walk each way through a loop for each way through the round
@@ -386,7 +392,7 @@ static __always_inline void send_socket(struct socket *socket, u64 key, u32 dire
 	output.started = socket->started;
 	output.time = bpf_ktime_get_ns();
 	output.end = end;
-	output.socket = 1;
+	output.socket = CARRIED_BY_SOCKET;
 	socket->connection.offset[direction] = end;
 	count(&counters->socket_calls, 1);
 	count(&counters->socket_bytes, end - from);
@@ -525,19 +531,27 @@ static __always_inline int send_moved(struct socket *socket, struct sock *sk, u3
 	return 0;
 }
 
-/* Counts what a call moved of a Unix socket, once: two programs are there for it, of which either may be left out (see TWICE).
- * The one that comes second finds the other's mark. Of TCP the sequence numbers tell. */
-static __always_inline int count_moved(struct socket *socket, u32 direction, s64 moved, u32 again)
+/* Whether a call was not looked at before. Two programs are there for it, of which either may be left out (see TWICE): the one
+ * that comes second finds the other's mark. */
+static __always_inline int first_of_two(u64 *marked, u32 again)
 {
 	u64 mark = (u64)(u32)bpf_get_current_pid_tgid() << 1 | again;
 
-	if (!socket->inode)
-		return 1;
-	if (socket->counted[direction] == (mark ^ 1)) {
-		socket->counted[direction] = 0;
+	if (*marked == (mark ^ 1)) {
+		*marked = 0;
 		return 0;
 	}
-	socket->counted[direction] = mark;
+	*marked = mark;
+	return 1;
+}
+
+/* Counts what a call moved of a Unix socket, once. Of TCP the sequence numbers tell. */
+static __always_inline int count_moved(struct socket *socket, u32 direction, s64 moved, u32 again)
+{
+	if (!socket->inode)
+		return 1;
+	if (!first_of_two(&socket->marked[direction], again))
+		return 0;
 	socket->moved[direction] += moved;
 	return 1;
 }

@@ -13,7 +13,7 @@ mod fields;
 mod gemini;
 mod generate;
 mod history;
-mod mcp;
+pub(crate) mod mcp;
 mod ollama;
 mod openai;
 mod openai_chat;

@@ -5,7 +5,7 @@
 
 use agentsight_ebpf::{
     DIRECTION_WRITE, EventHeader, Layout, ProcessContainer, ProcessExec, ProcessExit, ProcessFork,
-    SocketNamed, TlsClosed, TlsData, TlsSent, closed, kind,
+    SocketNamed, TlsClosed, TlsData, TlsSent, carried, closed, kind,
 };
 use agentsight_genai::http::{Direction, End};
 
@@ -108,6 +108,17 @@ pub struct Event<'a> {
     pub what: What<'a>,
 }
 
+/// What carried bytes as they are told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Carrier {
+    /// TLS.
+    Tls,
+    /// A socket, without TLS.
+    Socket,
+    /// The standard input and output of a server of MCP.
+    Stdio,
+}
+
 /// What can happen.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum What<'a> {
@@ -121,8 +132,8 @@ pub enum What<'a> {
         offset: u64,
         /// Whether the connection was seen from its beginning.
         from_start: bool,
-        /// Whether it went over the wire as it stands here, without TLS.
-        plain: bool,
+        /// What carried it.
+        carrier: Carrier,
         /// The bytes.
         data: &'a [u8],
     },
@@ -216,7 +227,11 @@ impl<'a> Event<'a> {
                     },
                     offset: event.offset,
                     from_start: event.from_start != 0,
-                    plain: event.socket != 0,
+                    carrier: match event.socket {
+                        carried::BY_TLS => Carrier::Tls,
+                        carried::BY_STDIO => Carrier::Stdio,
+                        _ => Carrier::Socket,
+                    },
                     data: data.get(..event.length as usize)?,
                 }
             }
@@ -387,11 +402,18 @@ mod tests {
         let place = std::mem::offset_of!(TlsData, socket);
         let mut batch = Batch::default();
         batch.push(&record);
-        record[place] = 1;
-        batch.push(&record);
-        let plain: Vec<_> =
-            batch.events().map(|event| matches!(event.what, What::Data { plain: true, .. })).collect();
-        assert_eq!(plain, [false, true]);
+        for carried in [carried::BY_SOCKET, carried::BY_STDIO] {
+            record[place] = carried;
+            batch.push(&record);
+        }
+        let carriers: Vec<_> = batch
+            .events()
+            .map(|event| match event.what {
+                What::Data { carrier, .. } => carrier,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(carriers, [Carrier::Tls, Carrier::Socket, Carrier::Stdio]);
     }
 
     #[test]

@@ -187,6 +187,10 @@ pub struct Metrics {
     pub queue_bytes: Family<QueueLabel, Gauge>,
     /// Files with probes.
     pub attachments: Family<LibraryLabel, Gauge>,
+    /// Files with probes that were found by the look of their code, and gave no plaintext yet.
+    pub attachments_on_trial: Gauge,
+    /// Files whose probes were taken back, since what they took is no plaintext.
+    pub attachments_refuted: Counter,
     /// Grants that are in force.
     pub grants: Gauge,
     /// Selected processes with probes in at least one of their files.
@@ -325,6 +329,8 @@ impl Metrics {
             connections_open: Gauge::default(),
             queue_bytes: Family::default(),
             attachments: Family::default(),
+            attachments_on_trial: Gauge::default(),
+            attachments_refuted: Counter::default(),
             grants: Gauge::default(),
             traced_processes: Gauge::default(),
             untraceable_processes: Family::default(),
@@ -391,6 +397,16 @@ impl Metrics {
             it.queue_bytes.clone(),
         );
         agent.register("attachments", "Files with probes", it.attachments.clone());
+        agent.register(
+            "attachments_on_trial",
+            "Files with probes that were found by the look of their code, and gave no plaintext yet",
+            it.attachments_on_trial.clone(),
+        );
+        agent.register(
+            "attachments_refuted",
+            "Files whose probes were taken back, since what they took is no plaintext",
+            it.attachments_refuted.clone(),
+        );
         agent.register(
             "grants",
             "AgentTraceGrants that are in force; none until the kernel programs are loaded",

@@ -22,5 +22,6 @@ pub mod record;
 pub mod resource;
 pub mod run;
 pub mod session;
+pub mod sightings;
 pub mod terminal;
 pub mod tree;

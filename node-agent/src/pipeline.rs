@@ -6,6 +6,7 @@ use crate::clock::{self, Clock};
 use crate::held::Held;
 use crate::policy::{ExporterId, Policy, Subjects};
 use crate::resource::{Item, Signal};
+use crate::sightings::{Sighting, Sign, Told, Witness, is_encrypted};
 use agentsight_genai::call::{Call, Outcome};
 use agentsight_genai::connection::{self, Chunk, Connection, Limits, Protocol};
 use agentsight_genai::http::{Direction, End};
@@ -73,6 +74,8 @@ pub struct Pipeline<S: Subjects, F: FnMut(&ExporterId, Item)> {
     key: FingerprintKey,
     /// When turns were looked at last, CLOCK_MONOTONIC, ns.
     looked: u64,
+    /// Told what speaks for and against probes.
+    witness: Option<Witness>,
     memory: usize,
     stats: Stats,
     shared: Arc<Mutex<Stats>>,
@@ -92,6 +95,8 @@ struct Open {
     /// What of its counters is already in the statistics.
     counted: connection::Counters,
     protocol: Protocol,
+    /// What was written on it first was looked at.
+    looked_at: bool,
 }
 
 struct Process<F> {
@@ -103,6 +108,8 @@ struct Process<F> {
     /// Of the subjects, when they were asked for the policy.
     version: Option<u64>,
     connections: HashSet<u64>,
+    /// What was told of its probes.
+    told: Told,
     /// It ended, and what it started goes on: that is told as its doing.
     gone: bool,
 }
@@ -116,6 +123,7 @@ impl<F> Default for Process<F> {
             policy: None,
             version: None,
             connections: HashSet::new(),
+            told: Told::default(),
             gone: false,
         }
     }
@@ -224,11 +232,18 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
             causality,
             key,
             looked: 0,
+            witness: None,
             memory: 0,
             stats,
             shared,
             out,
         }
+    }
+
+    /// Tells `witness` whether what comes from TLS libraries is plaintext.
+    #[must_use]
+    pub fn telling(self, witness: Witness) -> Self {
+        Pipeline { witness: Some(witness), ..self }
     }
 
     /// Takes a batch of events.
@@ -319,6 +334,10 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
                 let chunk = Chunk { direction, at: self.clock.at(time), offset, data, lost_after: 0 };
                 let scheme = if plain { Scheme::Http } else { Scheme::Https };
                 self.data(connection, chunk, from_start, scheme, time);
+            }
+            What::Doubtful => {
+                self.stats.events[0] += 1;
+                self.sighted(process, Sign::Contradiction);
             }
             What::Held { batch, offset, data } => {
                 self.stats.events[0] += 1;
@@ -467,6 +486,7 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
                 touched: time,
                 counted: connection::Counters::default(),
                 protocol: Protocol::Undecided,
+                looked_at: scheme == Scheme::Http,
             };
             self.connections.insert(key, open);
         }
@@ -482,12 +502,20 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
             open.protocol = protocol;
             *self.stats.protocols.entry(protocol_name(protocol)).or_default() += 1;
         }
+        let mut sign = None;
+        if !open.looked_at && chunk.direction == Direction::Sent && !chunk.data.is_empty() {
+            open.looked_at = true;
+            sign = sign_of(protocol, chunk.data);
+        }
         let counters = open.connection.counters();
         if counters != open.counted {
             count(&mut self.stats.streams, &counters, &open.counted);
             open.counted = counters;
         }
         let heard = std::mem::take(&mut *open.mailbox.lock().expect("no holder panics"));
+        if let Some(sign) = sign {
+            self.sighted(id.process, sign);
+        }
         let exchange = |exchange| ExchangeId { process: id.process, connection: id.ssl, exchange };
         for heard in heard {
             match heard {
@@ -503,6 +531,13 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
         if self.memory > self.settings.max_memory {
             self.evict(time);
         }
+    }
+
+    fn sighted(&mut self, process: ProcessId, sign: Sign) {
+        let Some(witness) = self.witness.clone() else { return };
+        let known = self.known(process);
+        let from_exec = known.executable.is_some();
+        known.told.tell(&witness, Sighting { process, from_exec, sign });
     }
 
     /// Gives up the connections that are idle longest, until a tenth of the memory is free.
@@ -833,6 +868,19 @@ fn protocol_name(protocol: Protocol) -> &'static str {
         Protocol::Tunnel => "tunnel",
         Protocol::Unknown => "unknown",
         Protocol::Desynchronised => "desynchronised",
+    }
+}
+
+/// What the first bytes that were written on a connection say of the probe that took them.
+fn sign_of(protocol: Protocol, data: &[u8]) -> Option<Sign> {
+    match protocol {
+        Protocol::Http1
+        | Protocol::Http2
+        | Protocol::WebSocket
+        | Protocol::ServerSide
+        | Protocol::Tunnel
+        | Protocol::Desynchronised => Some(Sign::Plaintext),
+        Protocol::Undecided | Protocol::Unknown => is_encrypted(data).then_some(Sign::Ciphertext),
     }
 }
 

@@ -173,6 +173,7 @@ pub(crate) fn refresh(metrics: &Metrics, sources: &Sources<'_>) -> Result<(), ca
     if let Some(capture) = sources.capture {
         totals += capture.totals()?;
     }
+    set_total(&metrics.attachments_refuted, totals.refuted_files);
     let kernel = totals.counters;
     set_total(&metrics.tls_calls, kernel.tls_calls);
     set_total(&metrics.tls_bytes, kernel.tls_bytes);
@@ -234,6 +235,9 @@ fn processes(metrics: &Metrics, capture: Option<&Capture>) {
         let gauge = metrics.attachments.get_or_create(&LibraryLabel { library: library.name() });
         gauge.set(files.try_into().unwrap_or(i64::MAX));
     }
+    let on_trial = capture
+        .map_or(0, |capture| capture.attachments().probed().filter(|probed| probed.is_on_trial()).count());
+    metrics.attachments_on_trial.set(on_trial.try_into().unwrap_or(i64::MAX));
     let coverage = capture.map(Capture::coverage).unwrap_or_default();
     metrics.traced_processes.set(coverage.traced.try_into().unwrap_or(i64::MAX));
     // A reason that no process has any more goes to zero, not away.

@@ -193,12 +193,13 @@ impl Session {
             .spawn({
                 let (exporter, display, stats) =
                     (outputs.exporter.clone(), outputs.display.clone(), stats.clone());
+                let witness = capture.witness();
                 move || {
                     let out = |_: &ExporterId, item: Item| {
                         display.lock().expect("no holder panics").add(&item);
                         exporter.send(item);
                     };
-                    Pipeline::new(settings, host, stats, out).run(&batches);
+                    Pipeline::new(settings, host, stats, out).telling(witness).run(&batches);
                 }
             })
             .map_err(|source| Error::System { what: "start the thread of the pipeline", source })?;

@@ -1,9 +1,12 @@
 //! Which files are probed: each real file once, whoever maps it.
 
+use super::confirm::{Outcome, Trial};
+use super::discover::MappedFile;
 use super::files::{FileKey, RealFile};
-use super::library::{self, Library, Plan, Reason, Verdict};
+use super::library::{self, Found as FoundBy, Library, Plan, Reason, Verdict};
 use super::programs::{Attached, Programs};
 use super::sockets::Stage;
+use crate::sightings::Sighting;
 use aya::programs::ProgramError;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::File;
@@ -31,6 +34,8 @@ pub struct Attachments {
     judged: HashMap<FileKey, Judged>,
     /// How many reviews have begun.
     reviews: u64,
+    /// How many files' probes were taken back since what they took is no plaintext.
+    refuted: u64,
 }
 
 /// A file that is not probed: of which state, and the reason where it holds TLS.
@@ -52,8 +57,17 @@ pub struct Probed {
     pub probes: usize,
     /// How many of them the kernel single-steps.
     pub stepped: usize,
+    /// Whether it is what it was taken for, where no name says so.
+    trial: Option<Trial>,
     /// The review that had begun when it was considered last.
     review: u64,
+}
+
+impl Probed {
+    /// Whether it was found by the look of its code, and has not given any plaintext yet.
+    pub fn is_on_trial(&self) -> bool {
+        matches!(self.trial, Some(Trial::Open { .. }))
+    }
 }
 
 /// What is seen of processes.
@@ -146,7 +160,7 @@ impl Unsearched {
 impl Attachments {
     /// Nothing is probed yet.
     pub fn new(programs: Programs) -> Attachments {
-        Attachments { programs, probed: HashMap::new(), judged: HashMap::new(), reviews: 0 }
+        Attachments { programs, probed: HashMap::new(), judged: HashMap::new(), reviews: 0, refuted: 0 }
     }
 
     /// What is known of a file; None where it has to be judged.
@@ -177,6 +191,7 @@ impl Attachments {
                         unseen: plan.unseen,
                         probes: plan.probes().count(),
                         stepped: plan.stepped(),
+                        trial: plan.parts.iter().any(|part| is_by_look(part.found)).then_some(Trial::NEW),
                         review: self.reviews,
                         file,
                     };
@@ -195,11 +210,52 @@ impl Attachments {
             // Scripts, locales, data: mapped executable or not, no TLS is in them.
             Ok(Verdict::NoTls) | Err(_) => None,
         };
+        self.remember(&file, reason);
+        reason.map_or(Found::Nothing, Found::Untraceable)
+    }
+
+    fn remember(&mut self, file: &RealFile, reason: Option<Reason>) {
         if self.judged.len() >= REMEMBERED {
             self.judged.clear();
         }
         self.judged.insert(file.key, (file.changed, reason));
-        reason.map_or(Found::Nothing, Found::Untraceable)
+    }
+
+    /// Whether anything that is probed was found by the look of its code, and has not given any plaintext yet.
+    pub(super) fn has_trials(&self) -> bool {
+        self.probed.values().any(Probed::is_on_trial)
+    }
+
+    /// How many files' probes were taken back since what they took is no plaintext.
+    pub fn refuted(&self) -> u64 {
+        self.refuted
+    }
+
+    /// Takes note of what a process that maps these files was seen to do. Gives what is to be taken back.
+    pub(super) fn sees(&mut self, sighting: &Sighting, mapped: &[MappedFile]) -> Option<Probed> {
+        // Inode numbers only: devices differ between mounts.
+        let inodes: HashSet<u64> = mapped.iter().map(|file| file.inode).collect();
+        let mut probed = self.probed.iter_mut().filter(|(key, _)| inodes.contains(&key.inode()));
+        let (key, file) = probed.next()?;
+        if probed.next().is_some() {
+            return None; // which of them it was of is not known
+        }
+        let key = *key;
+        match file.trial.as_mut()?.sees(sighting) {
+            Outcome::Nothing => None,
+            Outcome::Confirmed => {
+                tracing::info!(file = %file.path.display(), "what is probed gives plaintext");
+                None
+            }
+            Outcome::Refuted => {
+                let taken = self.probed.remove(&key)?;
+                tracing::warn!(file = %taken.path.display(), reason = Reason::NotPlaintext.name(), "what is probed gives no plaintext; its probes are taken back");
+                self.refuted += 1;
+                self.remember(&taken.file, Some(Reason::NotPlaintext));
+                self.forget_sockets();
+                Some(taken)
+            }
+        }
     }
 
     /// Takes rustls out of a verdict where the connections of its records cannot be known. Before anything is probed they
@@ -299,6 +355,14 @@ impl Attachments {
             .collect();
         self.forget_sockets();
         taken
+    }
+}
+
+/// Whether functions were found by what their code looks like, and by nothing that names them.
+fn is_by_look(found: FoundBy) -> bool {
+    match found {
+        FoundBy::ByErrors | FoundBy::ByAlgorithms => true,
+        FoundBy::BySymbols | FoundBy::ByFunctionTable => false,
     }
 }
 

@@ -42,6 +42,8 @@ pub enum Reason {
     Rustls,
     /// A TLS library is there, in a shape that no safe probe fits, or whose functions are not certain.
     UnknownShape,
+    /// What was probed, by the look of its code, gave no plaintext; the probes were taken back.
+    NotPlaintext,
     /// A machine code that this build does not read.
     Architecture,
     /// No TLS library at all: plaintext, or an implementation that is not known.
@@ -52,12 +54,13 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons.
-    pub const ALL: [Reason; 8] = [
+    pub const ALL: [Reason; 9] = [
         Reason::Nss,
         Reason::GoTls,
         Reason::JavaTls,
         Reason::Rustls,
         Reason::UnknownShape,
+        Reason::NotPlaintext,
         Reason::Architecture,
         Reason::NoTlsLibrary,
         Reason::Failed,
@@ -71,6 +74,7 @@ impl Reason {
             Reason::JavaTls => "JavaTls",
             Reason::Rustls => "Rustls",
             Reason::UnknownShape => "UnknownShape",
+            Reason::NotPlaintext => "NotPlaintext",
             Reason::Architecture => "Architecture",
             Reason::NoTlsLibrary => agentsight_api::NO_TLS_LIBRARY,
             Reason::Failed => "Failed",

@@ -29,6 +29,7 @@ if [ "${1:-test}" = test ]; then
     python3-venv                 # the official SDKs
     qemu-system-x86              # kernels other than this machine's
     shellcheck
+    stunnel4                     # a sidecar that passes on calls, by OpenSSL
     wget                         # one of the programs that tests trace, by GnuTLS
   )
 fi

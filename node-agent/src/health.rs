@@ -169,6 +169,8 @@ pub struct Metrics {
     pub calls: Family<CallLabels, Counter>,
     /// Of those, calls with something missing.
     pub truncated_calls: Counter,
+    /// Calls that were seen twice, on the way to a sidecar and from there, and told once.
+    pub merged_calls: Counter,
     /// Finished requests to servers of the Model Context Protocol.
     pub mcp_requests: Counter,
     /// Requests that look like model calls in no known wire format.
@@ -320,6 +322,7 @@ impl Metrics {
             lost_bytes: Family::default(),
             calls: Family::default(),
             truncated_calls: Counter::default(),
+            merged_calls: Counter::default(),
             mcp_requests: Counter::default(),
             unknown_requests: Counter::default(),
             turns: Counter::default(),
@@ -379,6 +382,7 @@ impl Metrics {
         agent.register_with_unit("lost", "Bytes lost", Unit::Bytes, it.lost_bytes.clone());
         agent.register("calls", "Finished model calls", it.calls.clone());
         agent.register("truncated_calls", "Model calls with something missing", it.truncated_calls.clone());
+        agent.register("merged_calls", "Calls that were seen twice, and told once", it.merged_calls.clone());
         agent.register("mcp_requests", "Finished requests to MCP servers", it.mcp_requests.clone());
         agent.register(
             "unknown_requests",

@@ -25,3 +25,4 @@ pub mod session;
 pub mod sightings;
 pub mod terminal;
 pub mod tree;
+pub mod twins;

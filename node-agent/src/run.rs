@@ -152,6 +152,7 @@ pub(crate) fn refresh(metrics: &Metrics, sources: &Sources<'_>) -> Result<(), ca
         set_total(&metrics.calls.get_or_create(&CallLabels { operation, provider, outcome }), count);
     }
     set_total(&metrics.truncated_calls, stats.truncated_calls);
+    set_total(&metrics.merged_calls, stats.merged_calls);
     set_total(&metrics.mcp_requests, stats.mcp_requests);
     set_total(&metrics.unknown_requests, stats.unknown_requests);
     let causes = stats.causality;

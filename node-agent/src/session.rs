@@ -282,6 +282,7 @@ fn report(counters: &Counters, stats: &Stats) {
         captured_bytes = counters.captured_bytes,
         events = stats.events.iter().sum::<u64>(),
         calls = stats.calls.values().sum::<u64>(),
+        merged_calls = stats.merged_calls,
         "the tracing has ended"
     );
     if counters.lost_bytes() + counters.ring_full_records > 0 {

@@ -22,7 +22,7 @@ pub use mcp::{mcp_measurement, mcp_span};
 pub use names::operation as operation_name;
 pub use names::{AgentNames, agent as agent_names};
 
-use crate::call::{Call, LATENCY_BOUNDS, Operation, Outcome};
+use crate::call::{Call, LATENCY_BOUNDS, Operation, Outcome, Server};
 use crate::content;
 use crate::redact::Redactor;
 use crate::telemetry::{Amount, Attributes, Event, Key, Measurement, Metric, Span, SpanKind, Status, Value};
@@ -187,6 +187,14 @@ fn name(call: &Call) -> String {
         Some(model) => format!("{operation} {model}"),
         None => operation.to_owned(),
     }
+}
+
+/// Where a call went from a sidecar that passed it on; the span's `server.address` is that of the sidecar.
+pub fn upstream(server: &Server) -> [(Key, Value); 2] {
+    [
+        ("agentsight.upstream.server.address".into(), Value::Str(server.address.clone().into())),
+        ("agentsight.upstream.server.port".into(), Value::Int(i64::from(server.port))),
+    ]
 }
 
 /// What every span and every measurement of a call carries.

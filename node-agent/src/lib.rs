@@ -5,6 +5,7 @@
 pub mod capture;
 pub mod causality;
 pub mod check;
+pub mod check_image;
 pub mod check_program;
 pub mod child;
 pub mod cli;

@@ -99,13 +99,14 @@ pub enum Found {
 /// # Panics
 /// When another thread did while it held the lock.
 pub fn consider(attachments: &Mutex<Attachments>, path: &Path, process: Option<u32>, name: &Path) -> Found {
-    match consider_tables(attachments, path, process, name) {
+    let Ok(file) = RealFile::open(path, process) else { return Found::Nothing };
+    match consider_tables(attachments, file, name) {
         Ok(found) => found,
         Err(unsearched) => unsearched.search(attachments),
     }
 }
 
-/// As [`consider`], but a file whose code would have to be searched is given back.
+/// As [`consider`], of a file that is open; one whose code would have to be searched is given back.
 ///
 /// # Errors
 /// With that file.
@@ -114,12 +115,10 @@ pub fn consider(attachments: &Mutex<Attachments>, path: &Path, process: Option<u
 /// As [`consider`].
 pub fn consider_tables(
     attachments: &Mutex<Attachments>,
-    path: &Path,
-    process: Option<u32>,
+    file: RealFile,
     name: &Path,
 ) -> Result<Found, Unsearched> {
     let lock = || attachments.lock().expect("no holder panics");
-    let Ok(file) = RealFile::open(path, process) else { return Ok(Found::Nothing) };
     if let Some(found) = lock().known(&file) {
         return Ok(found);
     }

@@ -3,6 +3,7 @@
 import contextlib
 import re
 import subprocess
+import sys
 import tempfile
 from urllib.parse import urlsplit
 
@@ -35,3 +36,14 @@ def before(base, ca):
             finally:
                 sidecar.terminate()
                 sidecar.stderr.read()
+
+
+def main():
+    """sidecar.py BASE CA: says where to ask, and goes on until the end of its input."""
+    with before(*sys.argv[1:]) as base:
+        print(base, flush=True)
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()

@@ -231,7 +231,7 @@ pub(crate) fn refresh(metrics: &Metrics, sources: &Sources<'_>) -> Result<(), ca
 fn processes(metrics: &Metrics, capture: Option<&Capture>) {
     for library in Library::ALL {
         let files = capture.map_or(0, |capture| {
-            capture.attachments().probed().filter(|probed| probed.libraries.contains(&library)).count()
+            capture.attachments().probed().filter(|probed| probed.holds(library)).count()
         });
         let gauge = metrics.attachments.get_or_create(&LibraryLabel { library: library.name() });
         gauge.set(files.try_into().unwrap_or(i64::MAX));

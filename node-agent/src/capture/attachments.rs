@@ -49,8 +49,8 @@ pub struct Probed {
     _attached: Probes,
     /// The path it was first found by.
     pub path: PathBuf,
-    /// What it holds.
-    pub libraries: BTreeSet<Library>,
+    /// What it holds, and how that was found.
+    pub parts: BTreeSet<(Library, FoundBy)>,
     /// What else it holds that is not seen.
     pub unseen: Option<Reason>,
     /// How many probes it has.
@@ -68,6 +68,32 @@ impl Probed {
     pub fn is_on_trial(&self) -> bool {
         matches!(self.trial, Some(Trial::Open { .. }))
     }
+
+    /// Whether it holds that library.
+    pub fn holds(&self, library: Library) -> bool {
+        self.parts.iter().any(|(held, _)| *held == library)
+    }
+
+    fn ways(&self) -> impl Iterator<Item = Way> {
+        let on_trial = self.is_on_trial();
+        // A name next to it needs no trial.
+        self.parts.iter().map(move |(library, found)| Way {
+            library: *library,
+            found: *found,
+            on_trial: on_trial && is_by_look(*found),
+        })
+    }
+}
+
+/// In which way a process is traced.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Way {
+    /// By which library.
+    pub library: Library,
+    /// How that was found.
+    pub found: FoundBy,
+    /// It was found by the look of its code, and has not given any plaintext yet.
+    pub on_trial: bool,
 }
 
 /// What is seen of processes.
@@ -75,6 +101,8 @@ impl Probed {
 pub struct Coverage {
     /// Processes that map a probed file.
     pub traced: usize,
+    /// In which ways; one with several libraries counts for each.
+    pub ways: BTreeMap<Way, usize>,
     /// The others, by the reason; and those of them that have a second library, which is not seen.
     pub untraceable: BTreeMap<Reason, usize>,
 }
@@ -180,13 +208,12 @@ impl Attachments {
         let reason = match verdict.map(|verdict| self.with_sockets(verdict, name)) {
             Ok(Verdict::Traceable(plan)) => match self.attach(&file, &plan) {
                 Ok(links) => {
-                    let libraries = plan.libraries();
-                    let names: Vec<_> = libraries.iter().map(|library| library.name()).collect();
+                    let names: Vec<_> = plan.libraries().iter().map(|library| library.name()).collect();
                     tracing::info!(file = %name.display(), library = names.join(", "), probes = plan.probes().count(), stepped = plan.stepped(), "attached");
                     let probed = Probed {
                         _attached: Probes(links),
                         path: name.to_owned(),
-                        libraries,
+                        parts: plan.parts.iter().map(|part| (part.library, part.found)).collect(),
                         unseen: plan.unseen,
                         probes: plan.probes().count(),
                         stepped: plan.stepped(),
@@ -273,7 +300,7 @@ impl Attachments {
 
     /// Lets the programs at the sockets go where no file is left that they are for.
     fn forget_sockets(&mut self) {
-        if !self.probed.values().any(|probed| probed.libraries.contains(&Library::Rustls))
+        if !self.probed.values().any(|probed| probed.holds(Library::Rustls))
             && let Err(error) = self.programs.see_records(Stage::Absent)
         {
             tracing::debug!(error = &error as &dyn std::error::Error, "programs at sockets stay");
@@ -293,8 +320,8 @@ impl Attachments {
     /// What is seen of some processes, by the files that they map.
     pub fn coverage(&self, processes: impl Iterator<Item = u32>) -> Coverage {
         // Inode numbers only: devices differ between mounts.
-        let probed: HashMap<u64, Option<Reason>> =
-            self.probed.iter().map(|(key, probed)| (key.inode(), probed.unseen)).collect();
+        let probed: HashMap<u64, &Probed> =
+            self.probed.iter().map(|(key, probed)| (key.inode(), probed)).collect();
         let refused: HashMap<u64, Reason> =
             self.judged.iter().filter_map(|(key, (_, reason))| Some((key.inode(), (*reason)?))).collect();
         let mut coverage = Coverage::default();
@@ -303,12 +330,16 @@ impl Attachments {
             if mapped.is_empty() {
                 continue; // a kernel thread, or gone
             }
-            let mut traced = mapped.iter().filter_map(|file| probed.get(&file.inode)).peekable();
-            if traced.peek().is_some() {
+            let traced: Vec<_> = mapped.iter().filter_map(|file| probed.get(&file.inode)).collect();
+            if !traced.is_empty() {
                 coverage.traced += 1;
+                let ways: BTreeSet<Way> = traced.iter().flat_map(|file| file.ways()).collect();
+                for way in ways {
+                    *coverage.ways.entry(way).or_default() += 1;
+                }
                 // It counts twice: some of what it says is seen, some is not.
-                if let Some(reason) = traced.flatten().next() {
-                    *coverage.untraceable.entry(*reason).or_default() += 1;
+                if let Some(reason) = traced.iter().find_map(|file| file.unseen) {
+                    *coverage.untraceable.entry(reason).or_default() += 1;
                 }
             } else {
                 let reason = mapped.iter().find_map(|file| refused.get(&file.inode));

@@ -115,7 +115,7 @@ impl Library {
 }
 
 /// How a library's functions were found.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Found {
     /// By their names in the file's symbol tables.
     BySymbols,

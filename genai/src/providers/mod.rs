@@ -12,6 +12,7 @@ mod dialogue;
 mod fields;
 mod gemini;
 mod generate;
+mod grpc;
 mod history;
 mod mcp;
 mod ollama;
@@ -24,7 +25,8 @@ mod openai_responses;
 mod trace_context;
 
 use crate::call::{Api, Call, Operation, Outcome, Request, Server, Timing};
-use crate::http::{Direction, End, Exchange, Exchanges, Progress, RequestHead, ResponseHead};
+use crate::grpc::is_grpc;
+use crate::http::{Direction, End, Exchange, Exchanges, Headers, Progress, RequestHead, ResponseHead};
 use crate::json::{self, Filter, Keep, Step};
 use crate::links::{FingerprintKey, Links};
 use crate::mcp::McpCall;
@@ -193,6 +195,17 @@ impl Exchanges for Models {
         }
         let server = server(head, self.scheme);
         let host = server.as_ref().map_or("", |server| server.address.as_str());
+        if is_grpc(&head.headers) {
+            return match grpc::method(&head.path) {
+                grpc::Asked::Call(method) => {
+                    self.exchanges += 1;
+                    let reader = grpc::Reader::new(self, head, &method, server);
+                    Some(ModelExchange(Kind::Grpc(Box::new(reader))))
+                }
+                grpc::Asked::Unknown => Some(ModelExchange(Kind::Unknown(grpc::endpoint(head, host)))),
+                grpc::Asked::Other => None,
+            };
+        }
         let path = head.path.trim_end_matches('/');
         let known = api(&self.settings.endpoints, host, path);
         if upgrades {
@@ -215,7 +228,7 @@ impl Exchanges for Models {
             None => {
                 // Known not to be calls: counting tokens, and the batch and file services beside the calls.
                 const NO_CALLS: &[&str] =
-                    &["/count_tokens", "/input_tokens", "/moderations", "/batches", "/compact"];
+                    &["/count_tokens", ":countTokens", "/input_tokens", "/moderations", "/batches", "/compact"];
                 let json = head.headers.get("content-type").is_some_and(|kind| kind.contains("json"));
                 let sniffed = json && !NO_CALLS.iter().any(|end| head.path.ends_with(end));
                 sniffed.then(|| {
@@ -244,6 +257,8 @@ fn api(endpoints: &[Endpoint], host: &str, path: &str) -> Option<(Api, bool)> {
         ("/messages", Api::AnthropicMessages),
         (":generateContent", Api::GoogleGenerateContent),
         (":streamGenerateContent", Api::GoogleGenerateContent),
+        (":embedContent", Api::GoogleEmbedContent),
+        (":batchEmbedContents", Api::GoogleEmbedContent),
         // Anthropic's models on Vertex AI.
         (":rawPredict", Api::AnthropicMessages),
         (":streamRawPredict", Api::AnthropicMessages),
@@ -328,10 +343,15 @@ fn provider(api: Api, host: &str, path: &str) -> &'static str {
         Api::TgiGenerate => "huggingface",
         Api::LlamaCppCompletion => "llama_cpp",
         Api::Rerank => "_OTHER",
-        Api::GoogleGenerateContent if path.contains("/publishers/") || path.contains("/projects/") => {
+        Api::GoogleGenerateContent | Api::GoogleEmbedContent
+            if ["/publishers/", "/projects/", "/google.cloud.aiplatform."]
+                .iter()
+                .any(|part| path.contains(part)) =>
+        {
             "gcp.vertex_ai"
         }
-        Api::GoogleGenerateContent => "gcp.gemini",
+        Api::GoogleGenerateContent | Api::GoogleEmbedContent => "gcp.gemini",
+        Api::XaiChat => "x_ai",
         _ => "openai",
     };
     let known = HOSTS.iter().find(|(name, _)| {
@@ -352,7 +372,10 @@ pub struct ModelExchange(Kind);
 #[derive(Debug)]
 enum Kind {
     Call(Box<CallReader>),
+    Grpc(Box<grpc::Reader>),
     Other(Box<Other>),
+    /// By its name alone it may be a call, in no format that is known.
+    Unknown(UnknownEndpoint),
     /// It asks for a WebSocket. Refused, it was no call: nothing had been asked of a model.
     Handshake(Box<ModelDialogue>),
 }
@@ -370,35 +393,49 @@ impl Exchange for ModelExchange {
     fn request_body(&mut self, data: &[u8]) {
         match &mut self.0 {
             Kind::Call(call) => call.request_body(data),
+            Kind::Grpc(call) => call.request_body(data),
             Kind::Other(other) => {
                 if let Some(mcp) = &mut other.mcp {
                     mcp.request_body(data);
                 }
                 other.sniffer.request_body(data);
             }
-            Kind::Handshake(_) => {}
+            Kind::Unknown(_) | Kind::Handshake(_) => {}
         }
     }
 
     fn request_end(&mut self) {
-        if let Kind::Call(call) = &mut self.0 {
-            call.request_end();
+        match &mut self.0 {
+            Kind::Call(call) => call.request_end(),
+            Kind::Grpc(call) => call.request_end(),
+            Kind::Other(_) | Kind::Unknown(_) | Kind::Handshake(_) => {}
         }
     }
 
     fn response_head(&mut self, head: &ResponseHead, _at: Timestamp) {
         match &mut self.0 {
             Kind::Call(call) => call.response_head(head),
+            Kind::Grpc(call) => call.response_head(head),
             Kind::Other(other) => other.mcp.iter_mut().for_each(|mcp| mcp.response_head(head)),
-            Kind::Handshake(_) => {}
+            Kind::Unknown(_) | Kind::Handshake(_) => {}
         }
     }
 
     fn response_body(&mut self, data: &[u8], at: Timestamp) -> Progress {
         match &mut self.0 {
             Kind::Call(call) => call.response_body(data, at),
+            Kind::Grpc(call) => {
+                call.response_body(data, at);
+                Progress::More
+            }
             Kind::Other(other) => other.mcp.as_mut().map_or(Progress::More, |mcp| mcp.response_body(data)),
-            Kind::Handshake(_) => Progress::More,
+            Kind::Unknown(_) | Kind::Handshake(_) => Progress::More,
+        }
+    }
+
+    fn response_trailers(&mut self, trailers: &Headers) {
+        if let Kind::Grpc(call) = &mut self.0 {
+            call.response_trailers(trailers);
         }
     }
 
@@ -406,14 +443,17 @@ impl Exchange for ModelExchange {
         match (&mut self.0, side) {
             (Kind::Call(call), Direction::Sent) => call.request_lost = true,
             (Kind::Call(call), Direction::Received) => call.response_lost = true,
+            (Kind::Grpc(call), side) => call.lost(side),
             (Kind::Other(other), side) => other.mcp.iter_mut().for_each(|mcp| mcp.lost(side)),
-            (Kind::Handshake(_), _) => {}
+            (Kind::Unknown(_) | Kind::Handshake(_), _) => {}
         }
     }
 
     fn finish(self, at: Timestamp, end: End) -> Option<Found> {
         match self.0 {
             Kind::Call(call) => call.finish(at, end),
+            Kind::Grpc(call) => call.finish(at, end),
+            Kind::Unknown(endpoint) => Some(Found::Unknown(endpoint)),
             Kind::Other(other) => {
                 let Other { mcp, mut sniffer } = *other;
                 let call = mcp.and_then(|mcp| mcp.finish(at, end)).map(|call| Found::Mcp(Box::new(call)));
@@ -489,6 +529,8 @@ fn format(api: Api, model: Option<&str>) -> &'static Format {
         Api::OpenAiEmbeddings => &openai_embeddings::FORMAT,
         Api::AnthropicMessages => &anthropic::FORMAT,
         Api::GoogleGenerateContent => &gemini::FORMAT,
+        Api::GoogleEmbedContent => &gemini::EMBED,
+        Api::XaiChat => &grpc::xai::FORMAT,
         Api::BedrockConverse => &bedrock::FORMAT,
         Api::BedrockInvoke => bedrock_format(model.unwrap_or("")),
         Api::CohereChat => &cohere::CHAT,
@@ -605,8 +647,10 @@ enum Body {
     Messages(eventstream::Parser),
     /// JSON texts one after the other, or in one array.
     Values(values::Splitter),
-    /// Events that are there whole: messages of a WebSocket.
+    /// Events that are there whole: messages of a WebSocket, or of a stream by gRPC.
     Pushed,
+    /// The one message of an answer by gRPC, which has been read.
+    Message,
 }
 
 /// What joins the request with other calls.
@@ -774,7 +818,7 @@ impl CallReader {
                 };
                 event_of_stream(answer, format, limits, &mut chunks, &event);
             }),
-            Body::Open | Body::Ignored | Body::Pushed => {}
+            Body::Open | Body::Ignored | Body::Pushed | Body::Message => {}
         }
         if self.answer.done { Progress::Complete } else { Progress::More }
     }
@@ -794,6 +838,13 @@ impl CallReader {
         Chunks { at, first, last, between: &mut self.between_chunks }.add();
         self.answer.truncated |= truncated;
         (self.format.event)(&mut self.answer, event);
+    }
+
+    /// The response in one message, as the format's filter keeps it.
+    fn message(&mut self, message: &mut Value, truncated: bool) {
+        self.body = Body::Message;
+        self.answer.truncated |= truncated;
+        (self.format.whole)(&mut self.answer, message);
     }
 
     fn finish(self, at: Timestamp, end: End) -> Option<Found> {
@@ -888,6 +939,7 @@ impl CallReader {
             resend_count: self.resend_count,
             truncated,
             links,
+            rpc: None,
         })))
     }
 }
@@ -990,28 +1042,9 @@ fn model_in_path(api: Api, path: &str) -> Option<String> {
             None => path.rsplit('/').next()?.rsplit_once(':')?.0,
         },
     };
-    let name = percent_decoded(name)?;
+    let name = String::from_utf8(crate::http::without_escapes(name)).ok()?;
     // 2048: Bedrock takes the ARN of a model, too.
     (!name.is_empty() && name.len() <= 2048).then_some(name)
-}
-
-/// A segment of a path without its escapes (RFC 3986, 2.1).
-fn percent_decoded(segment: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(segment.len());
-    let mut rest = segment.as_bytes();
-    while let Some((&first, after)) = rest.split_first() {
-        rest = after;
-        let escaped =
-            after.get(..2).filter(|_| first == b'%').and_then(|digits| std::str::from_utf8(digits).ok());
-        match escaped.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &after[2..];
-            }
-            None => bytes.push(first),
-        }
-    }
-    String::from_utf8(bytes).ok()
 }
 
 /// Looks at JSON that goes to a path that nobody knows, whether it may be a call.

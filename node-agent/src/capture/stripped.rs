@@ -273,7 +273,9 @@ impl<'a, 'b> Search<'a, 'b> {
             let starts = called.range(from..reference.at).rev().take(STARTS);
             for start in starts {
                 if let Some(code) = self.reads_to(*start, reference.at) {
-                    found.push((*start, *reference, code));
+                    if is_part(&code, reference.at) {
+                        found.push((*start, *reference, code));
+                    }
                     break;
                 }
             }
@@ -362,6 +364,35 @@ impl<'a, 'b> Search<'a, 'b> {
         }
         read.last().map(|last| last + 1)
     }
+}
+
+/// Whether the instruction at `at`, which is in the code, is of the function that the code begins with. A function ends
+/// where it returns or jumps away, and nothing of it has jumped further: others, that nobody calls, may stand behind it.
+fn is_part(code: &[Instruction], at: u64) -> bool {
+    let mut furthest = 0;
+    for instruction in code.iter().take_while(|instruction| instruction.ip() <= at) {
+        if instruction.ip() == at {
+            return true;
+        }
+        let flow = instruction.flow_control();
+        if matches!(flow, FlowControl::ConditionalBranch | FlowControl::UnconditionalBranch) {
+            let target = instruction.near_branch_target();
+            // Far ahead is another function, or cold code, of which nothing is known.
+            if target.abs_diff(instruction.ip()) <= SPAN {
+                furthest = furthest.max(target);
+            }
+        }
+        // By a table, it may jump anywhere.
+        let ends = match flow {
+            FlowControl::IndirectBranch => return true,
+            FlowControl::Return | FlowControl::UnconditionalBranch | FlowControl::Exception => true,
+            _ => false,
+        };
+        if ends && furthest < instruction.next_ip() {
+            return false;
+        }
+    }
+    false
 }
 
 /// The only one there is.
@@ -522,6 +553,15 @@ mod tests {
         let handed_over = [0x55, 0x53, 0x5b, 0x5d, 0xff, 0xe0];
         assert!(is_balanced(&code(&handed_over)));
         assert!(!is_balanced(&code(&[0x55, 0x53])), "no end");
+    }
+
+    #[test]
+    fn what_stands_behind_a_function_is_no_part_of_it() {
+        // je +2; nop; ret; nop; ret; nop; ret
+        let code = code(&[0x74, 2, 0x90, 0xc3, 0x90, 0xc3, 0x90, 0xc3]);
+        assert!(is_part(&code, 0x1003) && is_part(&code, 0x1004), "what is jumped to");
+        assert!(is_part(&code, 0x1005));
+        assert!(!is_part(&code, 0x1006), "behind the last return");
     }
 
     #[test]

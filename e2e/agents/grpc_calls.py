@@ -69,7 +69,7 @@ def gemini(truth):
             "gen_ai.request.stream": stream or None,
             "gen_ai.request.max_tokens": optional("max_output_tokens"),
             "gen_ai.request.temperature": shortest(optional("temperature")),
-            "gen_ai.request.top_k": optional("top_k"),
+            "gen_ai.request.top_k": float(config.top_k) if "top_k" in config else None,
             "gen_ai.request.stop_sequences": list(config.stop_sequences) or None,
             "rpc.system.name": "grpc",
             "rpc.method": f"{service}/{method}",
@@ -439,7 +439,7 @@ def google(target, ca=None):
     history = [user("Use a tool")]
     answer = client.generate_content(request={"model": model, "contents": history, "tools": tools})
     call = answer.candidates[0].content.parts[1].function_call
-    print("asked for", call.name, plain(call.args))
+    print("asked for", call.name, json.dumps(plain(call.args), sort_keys=True))
     result = {"function_response": {"name": call.name, "response": {"seen": 3}}}
     history += [answer.candidates[0].content, {"role": "user", "parts": [result]}]
     answer = client.generate_content(request={"model": model, "contents": history, "tools": tools})

@@ -124,7 +124,13 @@ fn looks_like_a_call(name: &str) -> bool {
 
 /// Where a request by gRPC goes, to count by.
 pub(super) fn endpoint(head: &RequestHead, host: &str) -> UnknownEndpoint {
-    UnknownEndpoint { host: host.to_owned(), path: without_ids(&head.path) }
+    // Names out of a program's code, and longer than words in URLs are.
+    let is_name = |segment: &str| {
+        segment.len() <= 128 && segment.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._".contains(&byte))
+    };
+    let is_method = head.path.split('/').count() == 3 && head.path.split('/').all(is_name);
+    let path = if is_method { head.path.clone() } else { without_ids(&head.path) };
+    UnknownEndpoint { host: host.to_owned(), path }
 }
 
 /// Reads one call.

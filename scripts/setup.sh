@@ -20,6 +20,7 @@ case ${1:-test} in
     ./rust.sh
     ./python.sh >/dev/null
     ./python.sh ../e2e/requirements-clients.txt >/dev/null
+    ./python.sh ../e2e/requirements-grpc.txt >/dev/null
     ./node.sh >/dev/null
     ./openssl.sh >/dev/null
     ./agents.sh >/dev/null

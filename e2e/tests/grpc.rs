@@ -111,12 +111,19 @@ fn are_what_was_served(recording: &Recording, served: &[Map<String, Value>], cal
     for (span, served) in spans.iter().zip(served) {
         for (name, want) in served {
             let got = match name.as_str() {
-                "gen_ai.input.messages" | "gen_ai.output.messages" | "gen_ai.tool.definitions" => span.json(name),
+                "gen_ai.input.messages" | "gen_ai.output.messages" | "gen_ai.tool.definitions" => {
+                    span.json(name)
+                }
                 name => span.attributes.get(name).cloned(),
             };
             assert_eq!(got.unwrap_or_default(), *want, "{who}: {name} of {}", span.name);
         }
-        assert_eq!(span.failed, served.get("error.type").is_some_and(Value::is_string), "{who}: {}", span.name);
+        assert_eq!(
+            span.failed,
+            served.get("error.type").is_some_and(Value::is_string),
+            "{who}: {}",
+            span.name
+        );
         assert_eq!((span.kind, span.text("server.address").is_some()), (3, true));
         assert_eq!(span.text("agentsight.capture.truncated"), None, "{who}: {}", span.name);
     }

@@ -727,7 +727,7 @@ mod tests {
                     map.insert(name.to_owned(), value);
                 }
             };
-            put("text", self.text.as_ref().map(|text| json(text)));
+            put("text", self.text.as_ref().map(json));
             put("bytes", self.bytes.as_ref().map(|bytes| json(&STANDARD.encode(bytes))));
             put("int", self.int.as_ref().map(json));
             put("truth", self.truth.as_ref().map(json));
@@ -749,7 +749,7 @@ mod tests {
             put("map", (!self.map.is_empty()).then(entries));
             put("any", self.any.as_ref().map(Any::json));
             put("type", self.tagged.as_ref().map(|_| json("tag")));
-            put("tagged", self.tagged.as_ref().map(|text| json(text)));
+            put("tagged", self.tagged.as_ref().map(json));
             serde_json::Value::Object(map)
         }
     }
@@ -769,7 +769,7 @@ mod tests {
         }
     }
 
-    fn json(value: &(impl serde::Serialize + ?Sized)) -> serde_json::Value {
+    fn json<T: serde::Serialize + ?Sized>(value: &T) -> serde_json::Value {
         serde_json::to_value(value).unwrap()
     }
 
@@ -806,8 +806,14 @@ mod tests {
             of(-3..5i32),
         );
         let lists = (vec(".{0,6}", 0..4), vec(any::<i32>(), 0..6), vec(-1e3..1e3f32, 0..6));
-        let others =
-            (of(".{0,9}"), of(any::<u64>()), of(any::<u32>()), of(any::<u64>()), of(any_value()), of(".{0,9}"));
+        let others = (
+            of(".{0,9}"),
+            of(any::<u64>()),
+            of(any::<u32>()),
+            of(any::<u64>()),
+            of(any_value()),
+            of(".{0,9}"),
+        );
         let flat = (scalars, lists, others).prop_map(|(scalars, lists, others)| Written {
             text: scalars.0,
             bytes: scalars.1,
@@ -828,7 +834,8 @@ mod tests {
             ..Written::default()
         });
         flat.prop_recursive(3, 12, 3, |inner| {
-            let parts = (of(inner.clone()), vec(inner.clone(), 0..3), btree_map(".{0,5}", inner.clone(), 0..3));
+            let parts =
+                (of(inner.clone()), vec(inner.clone(), 0..3), btree_map(".{0,5}", inner.clone(), 0..3));
             (inner, parts).prop_map(|(outer, (inner, list, map))| Written {
                 inner: inner.map(Box::new),
                 list,

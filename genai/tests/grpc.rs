@@ -317,7 +317,10 @@ fn a_message_may_be_in_many_frames_and_many_in_one() {
     let body = [prefixed(0, &said("One, ", 0)), prefixed(0, &[]), prefixed(0, &said("two.", 1))].concat();
     let (first, second) = body.split_at(9);
     let call = stream().head(&[]).data(first).data(second).trailers(&[("grpc-status", "0")]).call(End::Cut);
-    assert_eq!((text(&call).as_str(), &call.outcome, call.truncated), ("One, two.", &Outcome::Complete, false));
+    assert_eq!(
+        (text(&call).as_str(), &call.outcome, call.truncated),
+        ("One, two.", &Outcome::Complete, false)
+    );
     assert_eq!(call.response.finish_reasons, [Some("STOP".to_owned())]);
     assert_eq!((call.request.model.as_deref(), call.request.stream), (Some("gemini-2.5-pro"), true));
     assert_eq!(call.rpc.unwrap().status, Some("OK"));
@@ -346,12 +349,8 @@ fn compressed_messages_stand_among_others() {
 #[test]
 fn an_error_without_messages_is_the_call_s_outcome() {
     let trailers = [("grpc-status", "8"), ("grpc-message", "it%20is%20%E2%82%AC")];
-    let only = unary().gets(frame(
-        1,
-        5,
-        1,
-        &block(&[&[(":status", "200"), CONTENT_TYPE], &trailers[..]].concat()),
-    ));
+    let only =
+        unary().gets(frame(1, 5, 1, &block(&[&[(":status", "200"), CONTENT_TYPE], &trailers[..]].concat())));
     for wire in [only, unary().head(&[]).trailers(&trailers)] {
         let call = wire.call(End::Cut);
         let Outcome::Failed(failure) = &call.outcome else { panic!("{:?}", call.outcome) };
@@ -385,7 +384,8 @@ fn a_response_without_trailers_is_cut() {
 #[test]
 fn a_client_that_leaves_has_had_enough_or_no_time() {
     let left = |timeout: Option<&str>, after: u64| {
-        let headers: Vec<_> = [CONTENT_TYPE].into_iter().chain(timeout.map(|time| ("grpc-timeout", time))).collect();
+        let headers: Vec<_> =
+            [CONTENT_TYPE].into_iter().chain(timeout.map(|time| ("grpc-timeout", time))).collect();
         let mut wire =
             Wire::asks(&format!("{GEMINI}GenerateContent"), &headers, &prefixed(0, &ask())).head(&[]);
         let at = Timestamp(1_000 + after * 1_000_000);
@@ -432,7 +432,8 @@ fn a_gap_costs_its_message_and_not_the_outcome() {
         // Of the fourth, which is the messages' frame, ten bytes of the end are missing.
         let kept = if number == 3 { bytes.len() - 10 } else { bytes.len() };
         let lost_after = (bytes.len() - kept) as u64;
-        let chunk = Chunk { direction: *direction, at: *at, offset: *offset, data: &bytes[..kept], lost_after };
+        let chunk =
+            Chunk { direction: *direction, at: *at, offset: *offset, data: &bytes[..kept], lost_after };
         connection.chunk(chunk, &mut |output| found.push(output));
         *offset += bytes.len() as u64;
     }
@@ -533,7 +534,8 @@ fn calls_of_vertex_ai_are_read_by_its_own_numbers() {
 #[test]
 fn what_looks_like_a_call_is_named_and_what_does_not_costs_nothing() {
     let asks = |path: &str| {
-        let wire = Wire::asks(path, &[("content-type", "application/grpc+proto")], &prefixed(0, b"\x0a\x01a"));
+        let wire =
+            Wire::asks(path, &[("content-type", "application/grpc+proto")], &prefixed(0, b"\x0a\x01a"));
         wire.head(&[]).trailers(&[("grpc-status", "0")]).found(End::Cut)
     };
     for path in [

@@ -295,7 +295,9 @@ fn embed_request_filter(path: &[Step], _: bool) -> Keep {
 fn embed_response_filter(path: &[Step], content: bool) -> Keep {
     let Some(names) = super::names(path) else { return Keep::Nothing };
     match names.as_slice() {
-        [] | ["embedding" | "embeddings" | "usageMetadata"] | ["usageMetadata", "promptTokenCount"] => Keep::Into,
+        [] | ["embedding" | "embeddings" | "usageMetadata"] | ["usageMetadata", "promptTokenCount"] => {
+            Keep::Into
+        }
         ["embeddings", "*"] if path[1] == Step::Index(0) => Keep::Into,
         ["embedding", "values"] | ["embeddings", "*", "values"] => Keep::Count,
         ["error"] | ["error", "code" | "status"] => Keep::Into,

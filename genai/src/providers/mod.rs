@@ -227,8 +227,14 @@ impl Exchanges for Models {
             }
             None => {
                 // Known not to be calls: counting tokens, and the batch and file services beside the calls.
-                const NO_CALLS: &[&str] =
-                    &["/count_tokens", ":countTokens", "/input_tokens", "/moderations", "/batches", "/compact"];
+                const NO_CALLS: &[&str] = &[
+                    "/count_tokens",
+                    ":countTokens",
+                    "/input_tokens",
+                    "/moderations",
+                    "/batches",
+                    "/compact",
+                ];
                 let json = head.headers.get("content-type").is_some_and(|kind| kind.contains("json"));
                 let sniffed = json && !NO_CALLS.iter().any(|end| head.path.ends_with(end));
                 sniffed.then(|| {

@@ -158,7 +158,8 @@ fn modules(python: &Path) -> Vec<PathBuf> {
         });
         if is_there {
             let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-            let named = |name: &OsStr| name.as_bytes().starts_with(b"cygrpc.") && name.as_bytes().ends_with(b".so");
+            let named =
+                |name: &OsStr| name.as_bytes().starts_with(b"cygrpc.") && name.as_bytes().ends_with(b".so");
             found.extend(entries.filter(|entry| named(&entry.file_name())).map(|entry| entry.path()));
         }
     }

@@ -352,12 +352,8 @@ static THINKING: Message = object(&[one(4, "thinkingLevel", Enum(THINKING_LEVEL)
 
 const LANGUAGE: &[(u64, &str)] = &[(0, "LANGUAGE_UNSPECIFIED"), (1, "PYTHON")];
 
-const OUTCOME: &[(u64, &str)] = &[
-    (0, "OUTCOME_UNSPECIFIED"),
-    (1, "OUTCOME_OK"),
-    (2, "OUTCOME_FAILED"),
-    (3, "OUTCOME_DEADLINE_EXCEEDED"),
-];
+const OUTCOME: &[(u64, &str)] =
+    &[(0, "OUTCOME_UNSPECIFIED"), (1, "OUTCOME_OK"), (2, "OUTCOME_FAILED"), (3, "OUTCOME_DEADLINE_EXCEEDED")];
 
 const MODALITY: &[(u64, &str)] = &[(0, "MODALITY_UNSPECIFIED"), (1, "TEXT"), (2, "IMAGE"), (3, "AUDIO")];
 

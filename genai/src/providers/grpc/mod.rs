@@ -37,14 +37,13 @@ pub(super) enum Asked {
 pub(super) fn method(path: &str) -> Asked {
     let mut segments = path.trim_start_matches('/').rsplitn(2, '/');
     let (name, service) = (segments.next().unwrap_or_default(), segments.next().unwrap_or_default());
-    let google = service.strip_prefix("google.");
-    let known = match google {
-        Some("ai.generativelanguage.v1beta.GenerativeService")
-        | Some("ai.generativelanguage.v1.GenerativeService")
-        | Some("ai.generativelanguage.v1alpha.GenerativeService") => gemini(name),
-        Some("cloud.aiplatform.v1.PredictionService")
-        | Some("cloud.aiplatform.v1beta1.PredictionService") => vertex(name),
-        None if service == "xai_api.Chat" => xai_chat(name),
+    let known = match service {
+        "google.ai.generativelanguage.v1beta.GenerativeService"
+        | "google.ai.generativelanguage.v1.GenerativeService"
+        | "google.ai.generativelanguage.v1alpha.GenerativeService" => gemini(name),
+        "google.cloud.aiplatform.v1.PredictionService"
+        | "google.cloud.aiplatform.v1beta1.PredictionService" => vertex(name),
+        "xai_api.Chat" => xai_chat(name),
         _ => None,
     };
     match known {
@@ -126,7 +125,8 @@ fn looks_like_a_call(name: &str) -> bool {
 pub(super) fn endpoint(head: &RequestHead, host: &str) -> UnknownEndpoint {
     // Names out of a program's code, and longer than words in URLs are.
     let is_name = |segment: &str| {
-        segment.len() <= 128 && segment.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._".contains(&byte))
+        segment.len() <= 128
+            && segment.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._".contains(&byte))
     };
     let is_method = head.path.split('/').count() == 3 && head.path.split('/').all(is_name);
     let path = if is_method { head.path.clone() } else { without_ids(&head.path) };
@@ -168,7 +168,12 @@ impl std::fmt::Debug for Reader {
 }
 
 impl Reader {
-    pub(super) fn new(models: &Models, head: &RequestHead, method: &Method, server: Option<Server>) -> Reader {
+    pub(super) fn new(
+        models: &Models,
+        head: &RequestHead,
+        method: &Method,
+        server: Option<Server>,
+    ) -> Reader {
         // As much as an HTTP body may become.
         let limit = crate::connection::Limits::default().decoded;
         let mut call = CallReader::new(models, head, method.api, true, server);
@@ -205,10 +210,13 @@ impl Reader {
                 return;
             }
             let read = match (part, transcoder.as_mut()) {
-                (Part::Data(data), Some(open)) => open.push(data, &mut |json| call.request_body(json)).is_ok(),
+                (Part::Data(data), Some(open)) => {
+                    open.push(data, &mut |json| call.request_body(json)).is_ok()
+                }
                 (Part::End { whole }, _) => {
                     *came = true;
-                    let ended = transcoder.take().map(|open| open.finish(&mut |json| call.request_body(json)));
+                    let ended =
+                        transcoder.take().map(|open| open.finish(&mut |json| call.request_body(json)));
                     whole && matches!(ended, Some(Ok(())))
                 }
                 (Part::Data(_) | Part::Lost, _) => false,

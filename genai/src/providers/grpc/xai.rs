@@ -9,8 +9,7 @@ use crate::protobuf::Kind::{Bytes, Enum, Float, Int, Text};
 use crate::protobuf::{ANYTHING, Field, Kind, Message, Shape};
 use serde_json::{Value, json};
 
-pub(in super::super) const FORMAT: Format =
-    Format { request, whole: event, event, ..openai_chat::FORMAT };
+pub(in super::super) const FORMAT: Format = Format { request, whole: event, event, ..openai_chat::FORMAT };
 
 /// A tool's parameters are JSON in a text.
 fn request(body: &mut Value, content: bool) -> Request {

@@ -6,8 +6,8 @@ use agentsight_e2e::agent::{Agent, Record, Recording};
 use agentsight_e2e::certificates::{self, Files};
 use agentsight_e2e::coverage::Row;
 use agentsight_e2e::process::{PATIENCE, Process, run};
-use agentsight_e2e::python;
 use agentsight_e2e::telemetry::Span;
+use agentsight_e2e::{node, python, real_agents};
 use serde_json::{Map, Value};
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
@@ -72,6 +72,35 @@ fn calls_by_grpc_are_seen_whole_over_tls_and_without() {
             };
             row.was_seen_to_say(&agent, formats);
         }
+    }
+}
+
+#[test]
+fn calls_of_grpc_for_javascript_are_seen_whole_over_tls_and_without() {
+    let Some(agent) = Agent::or_skip() else { return };
+    let Some(clients) = node::grpc_or_skip() else { return };
+    let Some(node) = real_agents::or_skip("node", "24.22.3") else { return };
+    let version = clients.version("@grpc/grpc-js");
+    for tls in [true, false] {
+        let server = Server::start(tls, None);
+        let record = agent.record(&node).arg(&clients.program);
+        let recording = server.called(record, "localhost").run().succeeded();
+        let said = String::from_utf8_lossy(&recording.output.stdout);
+        let printed = ["said 17100", "streamed 17100", "error RESOURCE_EXHAUSTED"];
+        assert_eq!(said.lines().collect::<Vec<_>>(), printed);
+        are_what_was_served(&recording, &server.stop(), 3, "grpc-js");
+        let row = Row {
+            program: if tls {
+                "@grpc/grpc-js (Node.js 24)"
+            } else {
+                "@grpc/grpc-js (Node.js 24), without TLS"
+            },
+            version: &version,
+            file: tls.then_some(node.as_path()),
+            library: None,
+            protocol: "gRPC",
+        };
+        row.was_seen_to_say(&agent, "Gemini GenerateContent, Gemini StreamGenerateContent");
     }
 }
 
@@ -169,17 +198,21 @@ impl Server {
     fn calls<'a>(&self, agent: &'a Agent, client: &str, compression: Option<&str>) -> Record<'a> {
         // xAI's SDK has no TLS to `localhost`.
         let host = if client == "xai" { "127.0.0.1" } else { "localhost" };
-        let record = agent
-            .record(python::grpc())
-            .option("--content")
-            .arg(python::agent("grpc_calls.py"))
-            .args([client.to_owned(), format!("{host}:{}", self.port)])
-            .args(self.tls.iter().map(|files| &files.ca));
-        let record = if self.tls.is_none() { record.option("--plaintext") } else { record };
+        let record = agent.record(python::grpc()).arg(python::agent("grpc_calls.py")).arg(client);
+        let record = self.called(record, host);
         match compression {
             Some(compression) => record.env("GRPC_CALLS_COMPRESSION", compression),
             None => record,
         }
+    }
+
+    /// A program that is told where the server is.
+    fn called<'a>(&self, record: Record<'a>, host: &str) -> Record<'a> {
+        let record = record
+            .option("--content")
+            .arg(format!("{host}:{}", self.port))
+            .args(self.tls.iter().map(|files| &files.ca));
+        if self.tls.is_none() { record.option("--plaintext") } else { record }
     }
 
     /// What it says of each call.

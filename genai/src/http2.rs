@@ -602,7 +602,7 @@ impl<X: Exchanges, F: FnMut(Output<X>)> Reading<'_, X, F> {
 fn content(headers: &Headers, has_unknown: bool, limits: Limits) -> Result<Content, CodingError> {
     match Content::new(headers, limits.decoded)? {
         // Each message tells for itself.
-        content @ Content::Plain if is_grpc(headers) => Ok(content),
+        Content::Plain if is_grpc(headers) => Ok(Content::Plain),
         Content::Plain if has_unknown && headers.get("content-encoding").is_none() => Ok(Content::InDoubt),
         content => Ok(content),
     }

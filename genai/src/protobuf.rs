@@ -193,24 +193,14 @@ impl Transcoder {
     ///
     /// # Errors
     /// Nothing more of the message can be read.
-    pub(crate) fn push(&mut self, mut data: &[u8], out: &mut dyn FnMut(&[u8])) -> Result<(), Unreadable> {
-        while let (false, Some(end)) = (data.is_empty(), self.open.last().map(|open| open.end)) {
-            let room = usize::try_from(end - self.position).unwrap_or(usize::MAX);
-            let (now, later) = data.split_at(room.min(data.len()));
-            let read = self.step(now)?;
-            self.position += read as u64;
-            data = if read == now.len() { later } else { &data[read..] };
-            self.leave_what_is_over()?;
-            if self.json.len() >= PIECE {
-                out(&self.json);
-                self.json.clear();
-            }
-        }
+    pub(crate) fn push(&mut self, data: &[u8], out: &mut dyn FnMut(&[u8])) -> Result<(), Unreadable> {
+        let read = self.read(data, out);
+        // Also what came before an error: as much of a message as can be read.
         if !self.json.is_empty() {
             out(&self.json);
             self.json.clear();
         }
-        Ok(())
+        read
     }
 
     /// The message's last byte has come.
@@ -223,6 +213,22 @@ impl Transcoder {
         }
         self.leave();
         out(&self.json);
+        Ok(())
+    }
+
+    fn read(&mut self, mut data: &[u8], out: &mut dyn FnMut(&[u8])) -> Result<(), Unreadable> {
+        while let (false, Some(end)) = (data.is_empty(), self.open.last().map(|open| open.end)) {
+            let room = usize::try_from(end - self.position).unwrap_or(usize::MAX);
+            let (now, later) = data.split_at(room.min(data.len()));
+            let read = self.step(now)?;
+            self.position += read as u64;
+            data = if read == now.len() { later } else { &data[read..] };
+            self.leave_what_is_over()?;
+            if self.json.len() >= PIECE {
+                out(&self.json);
+                self.json.clear();
+            }
+        }
         Ok(())
     }
 
@@ -604,14 +610,20 @@ mod tests {
     use prost::Message as _;
     use std::collections::BTreeMap;
 
+    /// The text that is read, in pieces of that size, and whether it is all.
+    fn text(message: &'static Message, bytes: &[u8], piece: usize) -> (Vec<u8>, Result<(), Unreadable>) {
+        let mut json = Vec::new();
+        let mut out = |part: &[u8]| json.extend_from_slice(part);
+        let mut transcoder = Transcoder::new(message);
+        let read = bytes.chunks(piece).try_for_each(|piece| transcoder.push(piece, &mut out));
+        let read = read.and_then(|()| transcoder.finish(&mut out));
+        (json, read)
+    }
+
     /// What is read, in pieces of that size.
     fn read(message: &'static Message, bytes: &[u8], piece: usize) -> Result<serde_json::Value, Unreadable> {
-        let mut json = Vec::new();
-        let mut transcoder = Transcoder::new(message);
-        for piece in bytes.chunks(piece) {
-            transcoder.push(piece, &mut |part| json.extend_from_slice(part))?;
-        }
-        transcoder.finish(&mut |part| json.extend_from_slice(part))?;
+        let (json, read) = text(message, bytes, piece);
+        read?;
         Ok(serde_json::from_slice(&json).unwrap_or_else(|error| panic!("{error}: {json:?}")))
     }
 
@@ -860,7 +872,23 @@ mod tests {
             bytes in proptest::collection::vec(any::<u8>(), 0..60),
             piece in 1..20usize,
         ) {
-            prop_assert_eq!(read(&ALL, &bytes, piece), read(&ALL, &bytes, usize::MAX));
+            prop_assert_eq!(text(&ALL, &bytes, piece), text(&ALL, &bytes, usize::MAX));
+            let _ = read(&ALL, &bytes, piece);
+        }
+
+        #[test]
+        fn what_comes_before_an_error_does_not_depend_on_cuts(
+            message in written(),
+            at in any::<prop::sample::Index>(),
+            byte in any::<u8>(),
+            piece in 1..20usize,
+        ) {
+            let mut bytes = message.encode_to_vec();
+            if !bytes.is_empty() {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            prop_assert_eq!(text(&ALL, &bytes, piece), text(&ALL, &bytes, usize::MAX));
         }
 
         #[test]

@@ -234,8 +234,9 @@ impl Reader {
     }
 
     pub(super) fn response_head(&mut self, head: &ResponseHead) {
-        // What is between may answer by itself, and not by gRPC.
-        if head.status != 200 || !grpc::is_grpc(&head.headers) {
+        // What is between may answer by itself, and not by gRPC. Where no type is known, it was said before we looked.
+        let is_other = head.headers.get("content-type").is_some() && !grpc::is_grpc(&head.headers);
+        if head.status != 200 || is_other {
             self.call.status = Some(head.status);
             self.received.messages = Messages::lost();
             return;

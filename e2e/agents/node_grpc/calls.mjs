@@ -15,7 +15,7 @@ const ask = (text) => ({
   contents: [{ role: "user", parts: [{ text }] }],
   generationConfig: { maxOutputTokens: 99, temperature: 0.7 },
 });
-const said = (answer) => answer.candidates[0].content.parts[0].text.length;
+const said = (answer) => [...answer.candidates[0].content.parts[0].text].length;
 const whole = (text) =>
   new Promise((resolve, reject) => {
     client.generateContent(ask(text), (error, answer) => (error ? reject(error) : resolve(answer)));

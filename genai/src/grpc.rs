@@ -21,8 +21,10 @@ pub(crate) struct Messages {
 pub(crate) enum Part<'a> {
     /// More of a message, or its beginning.
     Data(&'a [u8]),
-    /// The message's last byte has come. Not `whole`: something of it could not be decoded.
-    End { whole: bool },
+    /// The message cannot be decoded, or not further. How much of it was handed on depends on how it came.
+    Broken,
+    /// The message's last byte has come.
+    End,
     /// From here on nothing can be told apart.
     Lost,
 }
@@ -76,7 +78,14 @@ impl Messages {
                         let [compressed, length @ ..] = *bytes;
                         let coding = match compressed {
                             0 => Coding::Plain,
-                            1 => self.decoder(),
+                            1 => {
+                                let decoder = self.decoder();
+                                if decoder.is_none() {
+                                    out(Part::Broken);
+                                }
+                                decoder
+                                    .map_or(Coding::Skipped, |decoder| Coding::Compressed(Box::new(decoder)))
+                            }
                             _ => {
                                 self.state = State::Lost;
                                 return out(Part::Lost);
@@ -94,7 +103,12 @@ impl Messages {
             }
             // A message may be empty.
             if let State::Body { left: 0, coding } = &self.state {
-                out(Part::End { whole: coding.is_whole() });
+                if let Coding::Compressed(decoder) = coding
+                    && decoder.finish().is_err()
+                {
+                    out(Part::Broken);
+                }
+                out(Part::End);
                 self.state = State::Prefix { bytes: [0; PREFIX], read: 0 };
             }
         }
@@ -105,15 +119,10 @@ impl Messages {
         matches!(self.state, State::Prefix { read: 0, .. } | State::Lost)
     }
 
-    fn decoder(&self) -> Coding {
+    fn decoder(&self) -> Option<Decoder> {
         // Of HTTP's codings gRPC has two.
-        match self.encoding.as_deref().filter(|name| matches!(*name, "gzip" | "deflate")) {
-            Some(name) => match Decoder::new([name], self.limit) {
-                Ok(Some(decoder)) => Coding::Compressed(Box::new(decoder)),
-                _ => Coding::Skipped,
-            },
-            None => Coding::Skipped,
-        }
+        let name = self.encoding.as_deref().filter(|name| matches!(*name, "gzip" | "deflate"))?;
+        Decoder::new([name], self.limit).ok().flatten()
     }
 }
 
@@ -124,17 +133,10 @@ impl Coding {
             Coding::Compressed(decoder) => {
                 if decoder.push(data, &mut |decoded| out(Part::Data(decoded))).is_err() {
                     *self = Coding::Skipped;
+                    out(Part::Broken);
                 }
             }
             Coding::Skipped => {}
-        }
-    }
-
-    fn is_whole(&self) -> bool {
-        match self {
-            Coding::Plain => true,
-            Coding::Compressed(decoder) => decoder.finish().is_ok(),
-            Coding::Skipped => false,
         }
     }
 }

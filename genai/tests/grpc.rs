@@ -347,6 +347,20 @@ fn compressed_messages_stand_among_others() {
 }
 
 #[test]
+fn a_request_that_cannot_be_decoded_is_told_by_its_answer() {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(&ask()).unwrap();
+    let mut compressed = encoder.finish().unwrap();
+    // A block of a kind that there is not.
+    compressed[10] |= 0b110;
+    let headers = [CONTENT_TYPE, ("grpc-encoding", "gzip")];
+    let wire = Wire::asks(&format!("{GEMINI}GenerateContent"), &headers, &prefixed(1, &compressed));
+    let wire = wire.head(&[]).data(&prefixed(0, &said("All", 1))).trailers(&[("grpc-status", "0")]);
+    let call = wire.call(End::Cut);
+    assert_eq!((text(&call).as_str(), call.truncated, call.request.model), ("All", true, None));
+}
+
+#[test]
 fn an_error_without_messages_is_the_call_s_outcome() {
     let trailers = [("grpc-status", "8"), ("grpc-message", "it%20is%20%E2%82%AC")];
     let only =

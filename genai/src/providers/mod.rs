@@ -727,6 +727,13 @@ impl CallReader {
         }
     }
 
+    /// Nothing of the request is certain.
+    fn forget_request(&mut self) {
+        let nothing = json::Limits { facts: 0, texts: 0 };
+        self.request = json::Reader::new(self.format.request_filter, false, nothing);
+        self.history = History::Read(Box::new(Links { exchange: self.exchange, ..Links::default() }));
+    }
+
     fn request_end(&mut self) {
         self.request_ended = true;
         let links = self.links();

@@ -209,15 +209,16 @@ impl Reader {
             if *came {
                 return;
             }
+            let mut out = |json: &[u8]| call.request_body(json);
             let read = match (part, transcoder.as_mut()) {
-                (Part::Data(data), Some(open)) => {
-                    open.push(data, &mut |json| call.request_body(json)).is_ok()
-                }
-                (Part::End { whole }, _) => {
+                (Part::Data(data), Some(open)) => open.push(data, &mut out).is_ok(),
+                (Part::End, _) => {
                     *came = true;
-                    let ended =
-                        transcoder.take().map(|open| open.finish(&mut |json| call.request_body(json)));
-                    whole && matches!(ended, Some(Ok(())))
+                    transcoder.take().is_some_and(|open| open.finish(&mut out).is_ok())
+                }
+                (Part::Broken, _) => {
+                    call.forget_request();
+                    false
                 }
                 (Part::Data(_) | Part::Lost, _) => false,
             };
@@ -258,11 +259,10 @@ impl Reader {
                     let event = event.get_or_insert_with(new);
                     open.push(data, &mut |json| event.push(json)).is_ok()
                 }
-                (Part::End { whole }, _) => {
+                (Part::End, _) => {
                     let mut event = event.take().unwrap_or_else(new);
-                    let ended = transcoder.take().map(|open| open.finish(&mut |json| event.push(json)));
-                    *transcoder = Some(Transcoder::new(message));
-                    let read = whole && matches!(ended, Some(Ok(())));
+                    let ended = transcoder.replace(Transcoder::new(message));
+                    let read = ended.is_some_and(|open| open.finish(&mut |json| event.push(json)).is_ok());
                     if read {
                         let mut event = event.finish();
                         if *streams {
@@ -271,15 +271,14 @@ impl Reader {
                             call.message(&mut event.value, event.truncated);
                         }
                     }
-                    read
+                    call.response_lost |= !read;
+                    return;
                 }
-                (Part::Data(_) | Part::Lost, _) => false,
+                (Part::Data(_) | Part::Broken | Part::Lost, _) => false,
             };
             if !read {
+                *transcoder = None;
                 call.response_lost = true;
-                if !matches!(part, Part::End { .. }) {
-                    *transcoder = None;
-                }
             }
         });
     }

@@ -119,6 +119,14 @@ impl Messages {
         matches!(self.state, State::Prefix { read: 0, .. } | State::Lost)
     }
 
+    /// Bytes that are held, about.
+    pub(crate) fn memory(&self) -> usize {
+        match &self.state {
+            State::Body { coding: Coding::Compressed(decoder), .. } => decoder.memory(),
+            _ => 0,
+        }
+    }
+
     fn decoder(&self) -> Option<Decoder> {
         // Of HTTP's codings gRPC has two.
         let name = self.encoding.as_deref().filter(|name| matches!(*name, "gzip" | "deflate"))?;

@@ -455,6 +455,13 @@ impl Exchange for ModelExchange {
         }
     }
 
+    fn memory(&self) -> usize {
+        match &self.0 {
+            Kind::Grpc(call) => call.memory(),
+            Kind::Call(_) | Kind::Other(_) | Kind::Unknown(_) | Kind::Handshake(_) => 0,
+        }
+    }
+
     fn finish(self, at: Timestamp, end: End) -> Option<Found> {
         match self.0 {
             Kind::Call(call) => call.finish(at, end),

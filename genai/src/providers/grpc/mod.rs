@@ -296,6 +296,10 @@ impl Reader {
         }
     }
 
+    pub(super) fn memory(&self) -> usize {
+        self.sent.messages.memory() + self.received.messages.memory()
+    }
+
     pub(super) fn finish(self, at: Timestamp, end: End) -> Option<Found> {
         let Reader { mut call, mut rpc, start, timeout, status, ended, .. } = self;
         let mut end = end;

@@ -38,6 +38,10 @@ pub enum Reason {
     GoTls,
     /// A Java virtual machine: its TLS is Java code.
     JavaTls,
+    /// wolfSSL.
+    WolfSsl,
+    /// Mbed TLS.
+    MbedTls,
     /// rustls, compiled into the program.
     Rustls,
     /// A TLS library is there, in a shape that no safe probe fits, or whose functions are not certain.
@@ -54,10 +58,12 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons.
-    pub const ALL: [Reason; 9] = [
+    pub const ALL: [Reason; 11] = [
         Reason::Nss,
         Reason::GoTls,
         Reason::JavaTls,
+        Reason::WolfSsl,
+        Reason::MbedTls,
         Reason::Rustls,
         Reason::UnknownShape,
         Reason::NotPlaintext,
@@ -72,6 +78,8 @@ impl Reason {
             Reason::Nss => "Nss",
             Reason::GoTls => "GoTls",
             Reason::JavaTls => "JavaTls",
+            Reason::WolfSsl => "WolfSsl",
+            Reason::MbedTls => "MbedTls",
             Reason::Rustls => "Rustls",
             Reason::UnknownShape => "UnknownShape",
             Reason::NotPlaintext => "NotPlaintext",
@@ -508,7 +516,12 @@ const KNOWN: &[&str] = &[
 ];
 
 /// Symbols that say which other TLS implementation a file is.
-const OTHERS: &[(&str, Reason)] = &[("SSL_ImportFD", Reason::Nss), ("JNI_CreateJavaVM", Reason::JavaTls)];
+const OTHERS: &[(&str, Reason)] = &[
+    ("SSL_ImportFD", Reason::Nss),
+    ("JNI_CreateJavaVM", Reason::JavaTls),
+    ("wolfSSL_read", Reason::WolfSsl),
+    ("mbedtls_ssl_read", Reason::MbedTls),
+];
 
 struct TlsSymbols {
     /// Address by name: dynamic symbols before those of `.symtab`.

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use agentsight_e2e::agent::Agent;
-use agentsight_e2e::go::{Build, GoServer, both_rounds_are_seen, build_or_skip};
+use agentsight_e2e::go::{GoServer, STRIPPED, both_rounds_are_seen, build_or_skip};
 use agentsight_e2e::process::run;
 use agentsight_e2e::rustls::{Provider, strip};
 use serde_json::Value;
@@ -183,6 +183,6 @@ fn symbols(program: &Path, first: &str, second: &str) -> BTreeSet<u64> {
 
 fn server(folder: &Path) -> Option<GoServer> {
     let program = folder.join("server");
-    build_or_skip(Build { arguments: &[], cgo: false }, &program)?;
+    build_or_skip(STRIPPED, &program)?;
     Some(GoServer::start(&program))
 }

@@ -149,6 +149,36 @@ def by_litellm(base, ca):
     print("".join(chunk.choices[0].delta.content or "" for chunk in answer))
 
 
+def by_libcurl_gnutls(base, ca):
+    """The build of libcurl that Debian links git with; Python has no package of it."""
+    import ctypes
+
+    curl = ctypes.CDLL("libcurl-gnutls.so.4")
+    curl.curl_easy_init.restype = ctypes.c_void_p
+    answer = bytearray()
+
+    @ctypes.CFUNCTYPE(ctypes.c_size_t, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_void_p)
+    def take(data, size, number, _):
+        answer.extend(ctypes.string_at(data, size * number))
+        return size * number
+
+    headers = None
+    curl.curl_slist_append.restype = ctypes.c_void_p
+    for name, value in HEADERS.items():
+        headers = ctypes.c_void_p(curl.curl_slist_append(headers, f"{name}: {value}".encode()))
+    handle = ctypes.c_void_p(curl.curl_easy_init())
+    # CURLOPT_URL, _CAINFO, _HTTPHEADER, _WRITEFUNCTION and _POSTFIELDS of curl.h.
+    for option, value in [(10002, (base + CHAT).encode()), (10065, ca.encode()), (10023, headers), (20011, take)]:
+        assert curl.curl_easy_setopt(handle, option, value) == 0
+    for text, stream in zip(TEXTS, [False, True]):
+        answer.clear()
+        asked = body(text, stream)
+        assert curl.curl_easy_setopt(handle, 10015, asked) == 0
+        assert curl.curl_easy_perform(handle) == 0
+        print(of_stream(answer.splitlines()) if stream else of_whole(answer))
+    curl.curl_easy_cleanup(handle)
+
+
 if __name__ == "__main__":
     client, base, ca = sys.argv[1:]
     {
@@ -159,5 +189,6 @@ if __name__ == "__main__":
         "google-genai": by_google_genai,
         "langchain-openai": by_langchain_openai,
         "langchain-anthropic": by_langchain_anthropic,
+        "libcurl-gnutls": by_libcurl_gnutls,
         "litellm": by_litellm,
     }[client](base, ca)

@@ -6,12 +6,16 @@ import java.net.http.HttpResponse.BodyHandlers;
 /**
  * Two calls to a model, the second one streamed, by Java's own client.
  *
- * <p>{@code Clients BASE}, once it is told so by a line. Says the status and the number of lines of each answer.
+ * <p>{@code Clients [BASE]}, once it is told a line or its input ends; without BASE it ends then. Says the status and the
+ * number of lines of each answer.
  */
 public class Clients {
     public static void main(String[] arguments) throws Exception {
         System.out.println("ready");
         System.in.read();
+        if (arguments.length == 0) {
+            return;
+        }
         HttpClient client = HttpClient.newBuilder().version(HttpClient.Version.HTTP_1_1).build();
         String[] more = {"", ",\"stream\":true,\"stream_options\":{\"include_usage\":true}"};
         for (String streamed : more) {

@@ -40,6 +40,7 @@ fn call(path: &str, request: &Value, kind: &str, response: &str) -> Call {
 fn exchange(path: &str, request: &Value, kind: &str, response: &str) -> Exchange {
     Exchange {
         path: path.to_owned(),
+        query: String::new(),
         request: request.to_string().into_bytes(),
         response_headers: vec![("content-type".to_owned(), kind.to_owned())],
         response: response.as_bytes().to_vec(),

@@ -61,6 +61,7 @@ impl Exchange {
         };
         Exchange {
             path: path.to_owned(),
+            query: String::new(),
             request: read("request.json").unwrap_or_else(|e| panic!("{name}: {e}")),
             response_headers: vec![("content-type".to_owned(), kind.to_owned())],
             response,

@@ -61,7 +61,6 @@ impl Exchange {
         };
         Exchange {
             path: path.to_owned(),
-            query: String::new(),
             request: read("request.json").unwrap_or_else(|e| panic!("{name}: {e}")),
             response_headers: vec![("content-type".to_owned(), kind.to_owned())],
             response,
@@ -133,6 +132,7 @@ impl Exchange {
         let mut exchange = models.open(&RequestHead {
             method: self.method.clone(),
             path: self.path.clone(),
+            query: String::new(),
             authority: Some(self.host.clone()),
             headers: headers(&self.request_headers),
             at: now,

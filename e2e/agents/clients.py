@@ -104,6 +104,41 @@ def by_google_genai(base, ca):
     print("".join(chunk.text or "" for chunk in stream))
 
 
+def by_dotnet(base, ca):
+    """HttpClient of .NET, in this process: PyPI has its run-time, and no compiler."""
+    import pathlib
+    import tempfile
+
+    import clr_loader
+    import dotnetcore2
+    import pythonnet
+
+    root = pathlib.Path(dotnetcore2.__file__).parent / "bin"
+    framework = {"name": "Microsoft.NETCore.App", "version": next(root.glob("shared/Microsoft.NETCore.App/*")).name}
+    options = {"framework": framework, "configProperties": {"System.Globalization.Invariant": True}}
+    with tempfile.TemporaryDirectory() as folder:
+        configuration = pathlib.Path(folder, "e2e.runtimeconfig.json")
+        configuration.write_text(json.dumps({"runtimeOptions": options}))
+        pythonnet.load(clr_loader.get_coreclr(runtime_config=configuration, dotnet_root=root))
+    import clr
+
+    clr.AddReference("System.Net.Http")
+    from System.IO import StreamReader
+    from System.Net.Http import HttpClient, HttpCompletionOption, HttpMethod, HttpRequestMessage, StringContent
+    from System.Text import Encoding
+
+    client = HttpClient()
+    for text, stream in zip(TEXTS, [False, True]):
+        request = HttpRequestMessage(HttpMethod.Post, base + CHAT)
+        request.Content = StringContent(body(text, stream).decode(), Encoding.UTF8, "application/json")
+        answer = client.SendAsync(request, HttpCompletionOption.ResponseHeadersRead).Result.EnsureSuccessStatusCode()
+        reader = StreamReader(answer.Content.ReadAsStreamAsync().Result)
+        if stream:
+            print(of_stream(line.encode() for line in iter(reader.ReadLine, None)))
+        else:
+            print(of_whole(reader.ReadToEnd()))
+
+
 def by_langchain(chat):
     """An agent's loop: asks with a tool, runs it, and asks again; then streams."""
     from langchain_core.messages import HumanMessage, SystemMessage, ToolMessage
@@ -186,6 +221,7 @@ if __name__ == "__main__":
         "urllib3": by_urllib3,
         "httpx": by_httpx,
         "aiohttp": by_aiohttp,
+        "dotnet": by_dotnet,
         "google-genai": by_google_genai,
         "langchain-openai": by_langchain_openai,
         "langchain-anthropic": by_langchain_anthropic,

@@ -122,6 +122,32 @@ fn calls_of_debians_languages_are_seen_whole() {
     }
 }
 
+/// .NET Core 3.1 knows OpenSSL up to 1.1, by that name.
+#[test]
+fn calls_of_dot_net_are_seen_whole() {
+    let Some(agent) = Agent::or_skip() else { return };
+    let interpreter = python::frameworks();
+    let openssl = programs::openssl_versions().join("1.1.1w/libssl.so").canonicalize().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink(&openssl, folder.path().join("libssl.so.1.1")).unwrap();
+    let server = ModelServer::start();
+    let record = agent
+        .record(interpreter)
+        .arg(python::agent("clients.py"))
+        .args(["dotnet".into(), server.base(), server.ca().display().to_string()])
+        .env("LD_LIBRARY_PATH", std::env::join_paths([folder.path(), openssl.parent().unwrap()]).unwrap())
+        .env("SSL_CERT_FILE", server.ca());
+    let version = python::version(interpreter, "dotnetcore2");
+    let row = Row {
+        program: ".NET Core, with HttpClient",
+        version: &version,
+        file: Some(&openssl),
+        library: None,
+        protocol: "HTTP/1.1",
+    };
+    are_seen(&agent, record, server, &row, 2);
+}
+
 /// It has rustls, and speaks HTTP/2 where it is offered.
 #[test]
 fn calls_of_deno_are_seen_whole_by_both_protocols() {

@@ -40,7 +40,6 @@ fn call(path: &str, request: &Value, kind: &str, response: &str) -> Call {
 fn exchange(path: &str, request: &Value, kind: &str, response: &str) -> Exchange {
     Exchange {
         path: path.to_owned(),
-        query: String::new(),
         request: request.to_string().into_bytes(),
         response_headers: vec![("content-type".to_owned(), kind.to_owned())],
         response: response.as_bytes().to_vec(),
@@ -310,6 +309,7 @@ fn the_port_of_plain_http_is_its_own() {
     let head = RequestHead {
         method: "POST".to_owned(),
         path: "/api/chat".to_owned(),
+        query: String::new(),
         authority: Some("ollama".to_owned()),
         headers: Headers::default(),
         at: agentsight_genai::time::Timestamp(1),

@@ -16,9 +16,9 @@ if [ "${1:-test}" = test ]; then
     containernetworking-plugins  # the pod network of the tests' cluster
     cpio                         # packs their root
     curl                         # one of the programs that tests trace
+    git                          # it brings libcurl with GnuTLS, which tests trace
     iproute2                     # the cluster's network namespace
     libclang-rt-19-dev           # fuzzing and sanitizers
-    libcurl3-gnutls              # one of the libraries that tests trace
     libgnutls28-dev              # the C programs that tests trace
     libio-socket-ssl-perl        # the TLS of Perl, which they trace
     libmbedtls-dev               # a library that is named, and not seen
@@ -28,7 +28,6 @@ if [ "${1:-test}" = test ]; then
     llvm-19
     mmdebstrap                   # images without a registry
     nftables                     # the cluster's service addresses
-    openjdk-17-jdk-headless      # one of the languages that tests trace
     openssl
     php-cli                      # one of the languages that tests trace
     php-curl                     # one of its ways
@@ -40,6 +39,8 @@ if [ "${1:-test}" = test ]; then
     stunnel4                     # a sidecar that passes on calls, by OpenSSL
     wget                         # one of the programs that tests trace, by GnuTLS
   )
+  # Any release of Java will do.
+  command -v javac >/dev/null || packages+=(default-jdk-headless)
 fi
 
 missing=()

@@ -35,6 +35,12 @@ const JAVASCRIPT: [(&str, Option<&str>); 5] = [
     ("google-genai", Some("@google/genai")),
 ];
 
+/// CLIENT of go_sdks, its name, and its module.
+const GO: [(&str, &str, &str); 2] = [
+    ("openai", "openai-go", "github.com/openai/openai-go/v3"),
+    ("anthropic", "anthropic-sdk-go", "github.com/anthropics/anthropic-sdk-go/v2"),
+];
+
 #[test]
 fn calls_of_python_s_clients_and_frameworks_are_seen_whole() {
     let Some(agent) = Agent::or_skip() else { return };
@@ -94,7 +100,7 @@ fn is_seen_by(agent: &Agent, run_time: &Path, clients: &Path, client: &str, prog
     are_seen(agent, record, server, &row, 2);
 }
 
-/// The languages that Debian has, by their own clients, and what each is told besides the server's base.
+/// By their own clients.
 #[test]
 fn calls_of_debians_languages_are_seen_whole() {
     let Some(agent) = Agent::or_skip() else { return };
@@ -209,12 +215,6 @@ fn calls_of_curl_are_seen_whole_without_tls_and_by_both_protocols() {
     let plain = record(&server.base(), &[]).option("--plaintext");
     are_seen(&agent, plain, server, &Row { program: "curl, without TLS", file: None, ..row }, 1);
 }
-
-/// MODULE is what go.mod names; CLIENT what the program is told.
-const GO: [(&str, &str, &str); 2] = [
-    ("openai", "openai-go", "github.com/openai/openai-go/v3"),
-    ("anthropic", "anthropic-sdk-go", "github.com/anthropics/anthropic-sdk-go/v2"),
-];
 
 #[test]
 fn calls_of_the_sdks_for_go_are_seen_whole_by_both_protocols() {

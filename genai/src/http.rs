@@ -88,6 +88,8 @@ pub struct RequestHead {
     pub method: String,
     /// The path of the request target, without query, never empty.
     pub path: String,
+    /// What stands behind its `?`; empty where there is none. It may hold secrets: it is for comparing.
+    pub query: String,
     /// `Host` or `:authority` or the authority of an absolute target, lower case, with its port where it has one.
     pub authority: Option<String>,
     /// Header fields.

@@ -16,6 +16,7 @@ use crate::connection::{Content, Counters, Limits, Output};
 use crate::grpc::is_grpc;
 use crate::hpack;
 use crate::http::{Direction, End, Exchange, Exchanges, Headers, Progress, RequestHead, ResponseHead};
+use crate::http1::path_and_query;
 use crate::streams::Arrival;
 use crate::time::Timestamp;
 
@@ -842,11 +843,11 @@ impl Head {
             Some((_, host)) => host.to_ascii_lowercase(),
             None => authority.to_ascii_lowercase(),
         });
-        let path = &path[..path.find(['?', '#']).unwrap_or(path.len())];
-        let path = if path.is_empty() { "/" } else { path };
+        let (path, query) = path_and_query(&path);
         Ok(Some(RequestHead {
             method,
             path: path.to_owned(),
+            query: query.to_owned(),
             authority: authority.filter(|authority| !authority.is_empty()),
             headers: self.headers,
             at,

@@ -176,7 +176,9 @@ impl Report {
             Seen::All => ("Its TLS is seen.", Colour::Green),
             Seen::Some => ("Some of its TLS is seen, some is not: that stands above.", Colour::Yellow),
             Seen::None if self.files.is_empty() => {
-                ("No TLS library that is known: it speaks none, or has one of its own.", Colour::Yellow)
+                const WORDS: &str = "No TLS library that is known: it speaks none, loads one as it runs, or has one of \
+                                     its own.";
+                (WORDS, Colour::Yellow)
             }
             Seen::None => ("Its TLS is not seen: the reason stands above.", Colour::Red),
         };

@@ -13,7 +13,7 @@ use agentsight_genai::connection::{self, Chunk, Connection, Limits, Protocol};
 use agentsight_genai::http::{Direction, End};
 use agentsight_genai::links::FingerprintKey;
 use agentsight_genai::mcp::{McpCall, Target};
-use agentsight_genai::providers::{Found, Heard, Mailbox, Models, Scheme, UnknownEndpoint};
+use agentsight_genai::providers::{Found, Heard, Mailbox, McpSessions, Models, Scheme, UnknownEndpoint};
 use agentsight_genai::semconv;
 use agentsight_genai::telemetry::{
     Attributes, Event as LogEvent, Span, SpanContext, SpanId, SpanKind, Status, TraceId, Value,
@@ -114,6 +114,8 @@ struct Process<F> {
     /// Of the subjects, when they were asked for the policy.
     version: Option<u64>,
     connections: HashSet<u64>,
+    /// What some of them ask, and others answer.
+    sessions: McpSessions,
     /// What was told of its probes.
     told: sightings::Told,
     /// It ended, and what it started goes on: that is told as its doing.
@@ -129,6 +131,7 @@ impl<F> Default for Process<F> {
             policy: None,
             version: None,
             connections: HashSet::new(),
+            sessions: McpSessions::default(),
             told: sightings::Told::default(),
             gone: false,
         }
@@ -486,12 +489,15 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
         if !self.connections.contains_key(&key) {
             // While the process is there to be asked.
             self.facts(id.process);
-            self.known(id.process).connections.insert(id.ssl);
+            let known = self.known(id.process);
+            known.connections.insert(id.ssl);
+            let sessions = known.sessions.clone();
             let mailbox = Mailbox::default();
             let models = Models::new(policy.calls.clone())
                 .over(scheme)
                 .with_key(self.key)
-                .with_mailbox(mailbox.clone());
+                .with_mailbox(mailbox.clone())
+                .with_sessions(sessions);
             let open = Open {
                 id,
                 mailbox,
@@ -556,6 +562,7 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
                     self.causality.asked(id, asked);
                 }
             }
+            Heard::Mcp(call) => self.mcp(key.0, call),
             Heard::NoCall(number) => {
                 let waited = self.twins.gone(exchange(*number));
                 self.causality.no_call(exchange(*number));
@@ -603,6 +610,10 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
         open.connection.close(self.clock.at(time), end, &mut |output| found.push(output));
         for found in found {
             self.found(key, found);
+        }
+        let heard = std::mem::take(&mut *open.mailbox.lock().expect("no holder panics"));
+        for heard in heard.iter().filter(|heard| matches!(heard, Heard::Mcp(_))) {
+            self.heard(key, heard, open.plain);
         }
         let waited = self.twins.closed(key.0, key.1);
         self.causality.closed(key.0, key.1);

@@ -63,12 +63,12 @@ enum Body {
 
 /// The message that answers.
 #[derive(Debug)]
-struct Reply {
-    id: String,
-    outcome: Outcome,
-    protocol_version: Option<String>,
-    result: Option<Value>,
-    content_truncated: bool,
+pub(super) struct Reply {
+    pub(super) id: String,
+    pub(super) outcome: Outcome,
+    pub(super) protocol_version: Option<String>,
+    pub(super) result: Option<Value>,
+    pub(super) content_truncated: bool,
 }
 
 impl Reader {
@@ -76,30 +76,36 @@ impl Reader {
     pub(super) fn new(models: &Models, head: &RequestHead, server: Option<&Server>) -> Option<Reader> {
         let has = |name: &str, word: &str| head.headers.all(name).any(|value| value.contains(word));
         let both = has("accept", "application/json") && has("accept", "text/event-stream");
-        if !both || !has("content-type", "application/json") {
-            return None;
-        }
+        (both && has("content-type", "application/json")).then(|| Self::of(models, head, server))
+    }
+
+    /// How much is kept of a message whose content may have so many bytes.
+    pub(super) fn limits(texts: usize) -> json::Limits {
+        json::Limits { facts: MAX_FACTS, texts }
+    }
+
+    /// A POST that is one of MCP's, if its body is.
+    pub(super) fn of(models: &Models, head: &RequestHead, server: Option<&Server>) -> Reader {
         let settings = &models.settings;
-        let limits = |texts| json::Limits { facts: MAX_FACTS, texts };
         let header = |name: &str| head.headers.get(name).map(str::to_owned);
-        Some(Reader {
+        Reader {
             server: server.cloned(),
             parent: trace_context::parent(&head.headers),
             session_id: header("mcp-session-id"),
             protocol_version: header("mcp-protocol-version"),
             content: settings.content,
-            limits: limits(settings.max_response_content),
+            limits: Self::limits(settings.max_response_content),
             start: head.at,
             request: json::Reader::new(
                 request_filter,
                 settings.content,
-                limits(settings.max_request_content),
+                Self::limits(settings.max_request_content),
             ),
             truncated: false,
             status: None,
             body: Body::Ignored,
             reply: None,
-        })
+        }
     }
 
     pub(super) fn request_body(&mut self, data: &[u8]) {
@@ -189,7 +195,7 @@ impl Reader {
 }
 
 impl Reply {
-    fn of(mut read: json::Read) -> Option<Reply> {
+    pub(super) fn of(mut read: json::Read) -> Option<Reply> {
         let message = &mut read.value;
         let id = id(message)?;
         let (outcome, result) = match (message.get("error"), message.get("result")) {
@@ -224,7 +230,7 @@ fn request_filter(path: &[Step], content: bool) -> Keep {
     }
 }
 
-fn response_filter(path: &[Step], content: bool) -> Keep {
+pub(super) fn response_filter(path: &[Step], content: bool) -> Keep {
     let Some(names) = names(path) else { return Keep::Nothing };
     match names.as_slice() {
         [] | ["id" | "result" | "error"] => Keep::Into,

@@ -15,6 +15,7 @@ mod generate;
 mod grpc;
 mod history;
 mod mcp;
+mod mcp_sse;
 mod ollama;
 mod openai;
 mod openai_chat;
@@ -37,6 +38,7 @@ use crate::{eventstream, values};
 use answer::Answer;
 use base64::Engine;
 pub use dialogue::ModelDialogue;
+pub use mcp_sse::McpSessions;
 use serde_json::Value;
 use std::sync::{Arc, Mutex};
 
@@ -67,6 +69,7 @@ pub struct Models {
     scheme: Scheme,
     key: FingerprintKey,
     mailbox: Option<Mailbox>,
+    sessions: McpSessions,
     exchanges: u64,
 }
 
@@ -80,6 +83,8 @@ pub enum Heard {
     Asked(Box<Asked>),
     /// Of an exchange whose request was complete: it is no call after all. By [`Links::exchange`].
     NoCall(u64),
+    /// A request to a server of the Model Context Protocol that is answered elsewhere than where it was asked.
+    Mcp(Box<McpCall>),
 }
 
 /// A request that is complete, while its response is not: what it is joined by, before the call is there.
@@ -158,6 +163,7 @@ impl Models {
             scheme: Scheme::Https,
             key: FingerprintKey::default(),
             mailbox: None,
+            sessions: McpSessions::default(),
             exchanges: 0,
         }
     }
@@ -181,6 +187,11 @@ impl Models {
     pub fn with_mailbox(self, mailbox: Mailbox) -> Models {
         Models { mailbox: Some(mailbox), ..self }
     }
+
+    /// Shares the sessions of the process with its other connections; what is heard of them goes to the mailbox.
+    pub fn with_sessions(self, sessions: McpSessions) -> Models {
+        Models { sessions, ..self }
+    }
 }
 
 impl Exchanges for Models {
@@ -190,8 +201,16 @@ impl Exchanges for Models {
     fn open(&mut self, head: &RequestHead) -> Option<ModelExchange> {
         let upgrades = head.method == "GET"
             && head.headers.get("upgrade").is_some_and(|name| name.eq_ignore_ascii_case("websocket"));
+        if head.method == "GET" && !upgrades {
+            let stream = mcp_sse::Stream::new(self, head);
+            return stream.map(|stream| ModelExchange(Kind::Stream(Box::new(stream))));
+        }
         if head.method != "POST" && !upgrades {
             return None;
+        }
+        // Before its path is looked at: that of many servers is `/messages`.
+        if let Some(post) = mcp_sse::Post::new(self, head) {
+            return Some(ModelExchange(Kind::Post(Box::new(post))));
         }
         let server = server(head, self.scheme);
         let host = server.as_ref().map_or("", |server| server.address.as_str());
@@ -384,6 +403,10 @@ enum Kind {
     Unknown(UnknownEndpoint),
     /// It asks for a WebSocket. Refused, it was no call: nothing had been asked of a model.
     Handshake(Box<ModelDialogue>),
+    /// It may be the stream of a session of MCP's.
+    Stream(Box<mcp_sse::Stream>),
+    /// It goes to the endpoint of such a session.
+    Post(Box<mcp_sse::Post>),
 }
 
 /// What goes to no path of a model's.
@@ -406,7 +429,8 @@ impl Exchange for ModelExchange {
                 }
                 other.sniffer.request_body(data);
             }
-            Kind::Unknown(_) | Kind::Handshake(_) => {}
+            Kind::Post(post) => post.request_body(data),
+            Kind::Unknown(_) | Kind::Handshake(_) | Kind::Stream(_) => {}
         }
     }
 
@@ -414,15 +438,18 @@ impl Exchange for ModelExchange {
         match &mut self.0 {
             Kind::Call(call) => call.request_end(),
             Kind::Grpc(call) => call.request_end(),
-            Kind::Other(_) | Kind::Unknown(_) | Kind::Handshake(_) => {}
+            Kind::Post(post) => post.request_end(),
+            Kind::Other(_) | Kind::Unknown(_) | Kind::Handshake(_) | Kind::Stream(_) => {}
         }
     }
 
-    fn response_head(&mut self, head: &ResponseHead, _at: Timestamp) {
+    fn response_head(&mut self, head: &ResponseHead, at: Timestamp) {
         match &mut self.0 {
             Kind::Call(call) => call.response_head(head),
             Kind::Grpc(call) => call.response_head(head),
             Kind::Other(other) => other.mcp.iter_mut().for_each(|mcp| mcp.response_head(head)),
+            Kind::Stream(stream) => stream.response_head(head),
+            Kind::Post(post) => post.response_head(head, at),
             Kind::Unknown(_) | Kind::Handshake(_) => {}
         }
     }
@@ -435,7 +462,8 @@ impl Exchange for ModelExchange {
                 Progress::More
             }
             Kind::Other(other) => other.mcp.as_mut().map_or(Progress::More, |mcp| mcp.response_body(data)),
-            Kind::Unknown(_) | Kind::Handshake(_) => Progress::More,
+            Kind::Stream(stream) => stream.response_body(data, at),
+            Kind::Unknown(_) | Kind::Handshake(_) | Kind::Post(_) => Progress::More,
         }
     }
 
@@ -451,6 +479,8 @@ impl Exchange for ModelExchange {
             (Kind::Call(call), Direction::Received) => call.response_lost = true,
             (Kind::Grpc(call), side) => call.lost(side),
             (Kind::Other(other), side) => other.mcp.iter_mut().for_each(|mcp| mcp.lost(side)),
+            (Kind::Stream(stream), side) => stream.lost(side),
+            (Kind::Post(post), side) => post.lost(side),
             (Kind::Unknown(_) | Kind::Handshake(_), _) => {}
         }
     }
@@ -458,7 +488,12 @@ impl Exchange for ModelExchange {
     fn memory(&self) -> usize {
         match &self.0 {
             Kind::Grpc(call) => call.memory(),
-            Kind::Call(_) | Kind::Other(_) | Kind::Unknown(_) | Kind::Handshake(_) => 0,
+            Kind::Call(_)
+            | Kind::Other(_)
+            | Kind::Unknown(_)
+            | Kind::Handshake(_)
+            | Kind::Stream(_)
+            | Kind::Post(_) => 0,
         }
     }
 
@@ -472,7 +507,11 @@ impl Exchange for ModelExchange {
                 let call = mcp.and_then(|mcp| mcp.finish(at, end)).map(|call| Found::Mcp(Box::new(call)));
                 call.or_else(|| sniffer.found().map(Found::Unknown))
             }
-            Kind::Handshake(_) => None,
+            Kind::Stream(stream) => {
+                stream.finish(at, end);
+                None
+            }
+            Kind::Handshake(_) | Kind::Post(_) => None,
         }
     }
 }

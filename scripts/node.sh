@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Prints the folder of clients.mjs and of the packages that it imports; makes it first where it is not there yet.
+#   scripts/node.sh [e2e/agents/node]    (another folder with a package.json: its programs and packages)
 # It is keyed by what is in it. Without npm it prints nothing, and the tests that need it say so; in CI (CI=true or 1)
 # that is an error.
 set -euo pipefail
-here=$(cd "$(dirname "$0")/.." && pwd)/e2e/agents/node
+here=$(realpath "${1:-$(dirname "$0")/../e2e/agents/node}")
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/agentsight
 folder=$cache/node-$(cat "$here"/* | sha256sum | cut -c1-12)
 

@@ -16,21 +16,31 @@ if [ "${1:-test}" = test ]; then
     containernetworking-plugins  # the pod network of the tests' cluster
     cpio                         # packs their root
     curl                         # one of the programs that tests trace
+    git                          # it brings libcurl with GnuTLS, which tests trace
     iproute2                     # the cluster's network namespace
     libclang-rt-19-dev           # fuzzing and sanitizers
     libgnutls28-dev              # the C programs that tests trace
+    libio-socket-ssl-perl        # the TLS of Perl, which they trace
+    libmbedtls-dev               # a library that is named, and not seen
     libseccomp-dev               # the cluster's runc
     libssl-dev                   # the C programs that tests trace
+    libwolfssl-dev               # a library that is named, and not seen
     llvm-19
     mmdebstrap                   # images without a registry
     nftables                     # the cluster's service addresses
     openssl
+    php-cli                      # one of the languages that tests trace
+    php-curl                     # one of its ways
     pkg-config                   # finds libseccomp
     python3-venv                 # the official SDKs
     qemu-system-x86              # kernels other than this machine's
+    ruby                         # one of the languages that tests trace
     shellcheck
+    stunnel4                     # a sidecar that passes on calls, by OpenSSL
     wget                         # one of the programs that tests trace, by GnuTLS
   )
+  # Any release of Java will do.
+  command -v javac >/dev/null || packages+=(default-jdk-headless)
 fi
 
 missing=()

@@ -20,7 +20,9 @@ case ${1:-test} in
     ./rust.sh
     ./python.sh >/dev/null
     ./python.sh ../e2e/requirements-clients.txt >/dev/null
+    ./python.sh ../e2e/requirements-grpc.txt >/dev/null
     ./node.sh >/dev/null
+    ./node.sh ../e2e/agents/node_grpc >/dev/null
     ./openssl.sh >/dev/null
     ./agents.sh >/dev/null
     ./collector.sh >/dev/null

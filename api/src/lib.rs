@@ -39,7 +39,7 @@ pub use grant::{AgentTraceGrant, AgentTraceGrantSpec, GrantScope, GrantSource, S
 pub use load::Error;
 pub use node::{
     AgentInfo, AgentTraceNode, AgentTraceNodeSpec, AgentTraceNodeStatus, Dropped, ExporterReport,
-    ExporterState, GrantReport, KernelInfo, NO_TLS_LIBRARY, READY,
+    ExporterState, GrantReport, KernelInfo, NO_TLS_LIBRARY, READY, Traced, TracedState,
 };
 pub use selector::{Expression, Operator, Selector, host};
 pub use status::{

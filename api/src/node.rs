@@ -193,6 +193,11 @@ pub struct GrantReport {
     #[serde(default)]
     pub traced_processes: i64,
 
+    /// By what those are traced; a process with several libraries counts for each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub traced: Vec<Traced>,
+
     /// Processes of them that cannot be traced, by reason.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
@@ -216,6 +221,40 @@ pub struct GrantReport {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(min = 1, max = 64)))]
     pub overlaps: Vec<String>,
+}
+
+/// Processes that are traced in one way.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, PartialEq, Eq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct Traced {
+    /// The kind of TLS library, such as `openssl`; docs/coverage.md tells of each.
+    #[schemars(length(min = 1, max = 63))]
+    pub library: String,
+
+    /// How its functions were found: `symbols`, `errors`, `functionTable` or `algorithms`.
+    #[schemars(length(min = 1, max = 63))]
+    pub found_by: String,
+
+    /// Whether what is probed there is what it was taken for.
+    pub state: TracedState,
+
+    /// How many processes.
+    #[serde(default)]
+    pub count: i64,
+
+    /// One of them, for people: its pod and container.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 512))]
+    pub example: String,
+}
+
+/// Whether what is probed is what it was taken for.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum TracedState {
+    /// A name says so, or the plaintext that it gave.
+    Confirmed,
+    /// It was found by the look of its code, and has not given any plaintext yet.
+    OnTrial,
 }
 
 /// What was lost for one cause.

@@ -104,6 +104,41 @@ def by_google_genai(base, ca):
     print("".join(chunk.text or "" for chunk in stream))
 
 
+def by_dotnet(base, ca):
+    """HttpClient of .NET, in this process: PyPI has its run-time, and no compiler."""
+    import pathlib
+    import tempfile
+
+    import clr_loader
+    import dotnetcore2
+    import pythonnet
+
+    root = pathlib.Path(dotnetcore2.__file__).parent / "bin"
+    framework = {"name": "Microsoft.NETCore.App", "version": next(root.glob("shared/Microsoft.NETCore.App/*")).name}
+    options = {"framework": framework, "configProperties": {"System.Globalization.Invariant": True}}
+    with tempfile.TemporaryDirectory() as folder:
+        configuration = pathlib.Path(folder, "e2e.runtimeconfig.json")
+        configuration.write_text(json.dumps({"runtimeOptions": options}))
+        pythonnet.load(clr_loader.get_coreclr(runtime_config=configuration, dotnet_root=root))
+    import clr
+
+    clr.AddReference("System.Net.Http")
+    from System.IO import StreamReader
+    from System.Net.Http import HttpClient, HttpCompletionOption, HttpMethod, HttpRequestMessage, StringContent
+    from System.Text import Encoding
+
+    client = HttpClient()
+    for text, stream in zip(TEXTS, [False, True]):
+        request = HttpRequestMessage(HttpMethod.Post, base + CHAT)
+        request.Content = StringContent(body(text, stream).decode(), Encoding.UTF8, "application/json")
+        answer = client.SendAsync(request, HttpCompletionOption.ResponseHeadersRead).Result.EnsureSuccessStatusCode()
+        reader = StreamReader(answer.Content.ReadAsStreamAsync().Result)
+        if stream:
+            print(of_stream(line.encode() for line in iter(reader.ReadLine, None)))
+        else:
+            print(of_whole(reader.ReadToEnd()))
+
+
 def by_langchain(chat):
     """An agent's loop: asks with a tool, runs it, and asks again; then streams."""
     from langchain_core.messages import HumanMessage, SystemMessage, ToolMessage
@@ -149,6 +184,36 @@ def by_litellm(base, ca):
     print("".join(chunk.choices[0].delta.content or "" for chunk in answer))
 
 
+def by_libcurl_gnutls(base, ca):
+    """The build of libcurl that Debian links git with; Python has no package of it."""
+    import ctypes
+
+    curl = ctypes.CDLL("libcurl-gnutls.so.4")
+    curl.curl_easy_init.restype = ctypes.c_void_p
+    answer = bytearray()
+
+    @ctypes.CFUNCTYPE(ctypes.c_size_t, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_void_p)
+    def take(data, size, number, _):
+        answer.extend(ctypes.string_at(data, size * number))
+        return size * number
+
+    headers = None
+    curl.curl_slist_append.restype = ctypes.c_void_p
+    for name, value in HEADERS.items():
+        headers = ctypes.c_void_p(curl.curl_slist_append(headers, f"{name}: {value}".encode()))
+    handle = ctypes.c_void_p(curl.curl_easy_init())
+    # CURLOPT_URL, _CAINFO, _HTTPHEADER, _WRITEFUNCTION and _POSTFIELDS of curl.h.
+    for option, value in [(10002, (base + CHAT).encode()), (10065, ca.encode()), (10023, headers), (20011, take)]:
+        assert curl.curl_easy_setopt(handle, option, value) == 0
+    for text, stream in zip(TEXTS, [False, True]):
+        answer.clear()
+        asked = body(text, stream)
+        assert curl.curl_easy_setopt(handle, 10015, asked) == 0
+        assert curl.curl_easy_perform(handle) == 0
+        print(of_stream(answer.splitlines()) if stream else of_whole(answer))
+    curl.curl_easy_cleanup(handle)
+
+
 if __name__ == "__main__":
     client, base, ca = sys.argv[1:]
     {
@@ -156,8 +221,10 @@ if __name__ == "__main__":
         "urllib3": by_urllib3,
         "httpx": by_httpx,
         "aiohttp": by_aiohttp,
+        "dotnet": by_dotnet,
         "google-genai": by_google_genai,
         "langchain-openai": by_langchain_openai,
         "langchain-anthropic": by_langchain_anthropic,
+        "libcurl-gnutls": by_libcurl_gnutls,
         "litellm": by_litellm,
     }[client](base, ca)

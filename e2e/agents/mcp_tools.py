@@ -1,6 +1,6 @@
 """A server of tools by the official SDK of the Model Context Protocol, and clients that use it.
 
-    mcp_tools.py serve           over HTTP: says its port, and serves until it is ended
+    mcp_tools.py serve           over HTTP: says its port, and serves until it is ended: at /mcp, and at /sse by the first transport
     mcp_tools.py serve-stdio     over its standard input and output
     mcp_tools.py call URL        lists the tools, calls one that works and one that fails; says what came of it
     mcp_tools.py call-stdio      the same of a server that it starts, and that prints something first
@@ -37,7 +37,10 @@ def serve():
 
     listener = socket.create_server(("127.0.0.1", 0))
     print(listener.getsockname()[1], flush=True)
-    config = uvicorn.Config(tools().streamable_http_app(), log_level="error")
+    server = tools()
+    app = server.streamable_http_app()
+    app.router.routes.extend(server.sse_app().routes)
+    config = uvicorn.Config(app, log_level="error")
     asyncio.run(uvicorn.Server(config).serve(sockets=[listener]))
 
 
@@ -50,18 +53,21 @@ def serve_stdio():
 
 def client(url=None):
     from mcp.client import Client
+    from mcp.client.sse import sse_client
     from mcp.client.stdio import StdioServerParameters
 
-    return Client(url or StdioServerParameters(command=sys.executable, args=[__file__, "serve-stdio"]))
+    if url is None:
+        return Client(StdioServerParameters(command=sys.executable, args=[__file__, "serve-stdio"]))
+    return Client(sse_client(url) if url.endswith("/sse") else url)
 
 
 async def call(url=None):
     async with client(url) as server:
-        print(sorted(tool.name for tool in (await server.list_tools()).tools))
+        print(*sorted(tool.name for tool in (await server.list_tools()).tools))
         answer = await server.call_tool("add", {"a": 40, "b": 2})
-        print(answer.is_error, answer.content[0].text)
+        print(str(answer.is_error).lower(), answer.content[0].text)
         answer = await server.call_tool("fail", {})
-        print(answer.is_error)
+        print(str(answer.is_error).lower())
 
 
 async def agent(url):

@@ -1,14 +1,16 @@
 """A small real agent: an official SDK, and a shell that really runs what the model asks for.
 
     tool_loop.py --base https://localhost:PORT --ca ca.pem --fifo FILE --expected tree.json
-                 [--api anthropic] [--stream] [--together]
+                 [--api anthropic] [--stream] [--together] [--sidecar]
 
 What the model is asked for tells what it will ask for (see e2e/src/answer.rs). A tracer that watched this program must
 have seen the tree that goes to --expected: a node is [name, children]; a program's name is followed by why it hangs
-where it hangs. With --together two conversations go on at once, in two threads.
+where it hangs. With --together two conversations go on at once, in two threads; with --sidecar another program of the
+agent's pod passes on what it says, over TLS.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -19,6 +21,7 @@ import threading
 import anthropic
 import httpx2
 import openai
+import sidecar
 
 SHELL = "A command for the shell, which waits for its end"
 COMMAND = {"type": "object", "properties": {"command": {"type": "string"}}, "required": ["command"]}
@@ -168,10 +171,22 @@ def main():
     options.add_argument("--api", default="openai")
     options.add_argument("--stream", action="store_true")
     options.add_argument("--together", action="store_true")
+    options.add_argument("--sidecar", action="store_true")
     options = options.parse_args()
+    with contextlib.ExitStack() as stack:
+        expected = []
+        if options.sidecar:
+            options.base = stack.enter_context(sidecar.before(options.base, options.ca))
+            expected.append(program("stunnel"))
+        converse_all(options, expected)
+    with open(options.expected, "w") as file:
+        json.dump(expected, file)
+
+
+def converse_all(options, expected):
     # The SDKs ask for it when they make their first request, and Python asks `uname`.
     platform.uname().processor
-    expected = [program("uname")]
+    expected.append(program("uname"))
 
     def begin():
         http = httpx2.Client(verify=ssl.create_default_context(cafile=options.ca))
@@ -204,8 +219,6 @@ def main():
             [TWIN, TWIN],
         ]:
             expected.append(turn(conversation, wanted, lambda: None))
-    with open(options.expected, "w") as file:
-        json.dump(expected, file)
 
 
 if __name__ == "__main__":

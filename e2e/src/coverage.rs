@@ -20,6 +20,9 @@ const END: &str = "<!-- End of what `make coverage` writes. -->\n";
 const HEAD: &str =
     "| program | version | TLS | found by | protocol | what was said |\n|---|---|---|---|---|---|\n";
 
+/// What clients of [`crate::go::GoServer`] say to it.
+pub const CHAT: &str = "OpenAI Chat Completions, OpenAI Chat Completions (streamed)";
+
 /// A program whose calls were seen whole.
 pub struct Row<'a> {
     /// Its name, such as `Claude Code`.

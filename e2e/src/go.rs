@@ -1,6 +1,7 @@
-//! The Go program of `e2e/agents/go`, linked in different ways, and its server for clients of other languages.
+//! The Go programs of `e2e/agents`, linked in different ways, and what they serve to clients of other languages.
 
 use crate::agent::Record;
+use crate::model_server::ModelServer;
 use crate::process::{PATIENCE, Process, run};
 use crate::python;
 use std::collections::BTreeSet;
@@ -11,39 +12,72 @@ use std::sync::mpsc::channel;
 use std::thread;
 use tempfile::TempDir;
 
-/// How a program is linked.
+/// How a program is built.
 #[derive(Clone, Copy, Debug)]
 pub struct Build {
     /// Arguments of `go build`.
     pub arguments: &'static [&'static str],
     /// With C.
     pub cgo: bool,
+    /// By this release of Go, such as `go1.27.3`; `local` is the machine's own.
+    pub release: &'static str,
 }
 
-/// Builds the program; without Go the test is skipped, which is said.
+/// Without the symbols of a linker, as programs are shipped.
+pub const STRIPPED: Build = Build { arguments: &["-ldflags=-s -w"], cgo: false, release: "local" };
+
+/// Builds `e2e/agents/go`; without Go the test is skipped, which is said.
 ///
 /// # Panics
 /// With `AGENTSIGHT_REQUIRE_EBPF=1`, as in CI, where it would be skipped; or the program does not build.
 pub fn build_or_skip(build: Build, program: &Path) -> Option<()> {
-    if Command::new("go").arg("version").output().is_err() {
+    make_or_skip("go", build, program)
+}
+
+/// As [`build_or_skip`], of the program with the official SDKs (`e2e/agents/go_sdks`), which Go fetches and keeps.
+///
+/// # Panics
+/// See there.
+pub fn sdks_or_skip(program: &Path) -> Option<()> {
+    make_or_skip("go_sdks", STRIPPED, program)
+}
+
+fn make_or_skip(source: &str, build: Build, program: &Path) -> Option<()> {
+    let go = || {
+        let mut go = Command::new("go");
+        go.current_dir(python::agent(source));
+        go.envs([("GOTOOLCHAIN", build.release), ("GOFLAGS", "-buildvcs=false -mod=readonly")]);
+        go
+    };
+    // Fetches that release where it is not there yet.
+    if !go().arg("version").output().is_ok_and(|output| output.status.success()) {
         let required = std::env::var_os("AGENTSIGHT_REQUIRE_EBPF").is_some_and(|value| value == "1");
-        assert!(!required, "AGENTSIGHT_REQUIRE_EBPF=1, but there is no Go");
-        eprintln!("skipped: there is no Go");
+        assert!(!required, "AGENTSIGHT_REQUIRE_EBPF=1, but there is no Go ({})", build.release);
+        eprintln!("skipped: there is no Go ({})", build.release);
         return None;
     }
-    let output = run(Command::new("go")
+    let output = run(go()
         .arg("build")
         .args(build.arguments)
         .arg("-o")
         .arg(program)
-        .current_dir(python::agent("go"))
-        .envs([("GOTOOLCHAIN", "local"), ("GOPROXY", "off"), ("GOFLAGS", "-buildvcs=false")])
         .env("CGO_ENABLED", if build.cgo { "1" } else { "0" }));
     assert!(output.status.success(), "go build: {}", String::from_utf8_lossy(&output.stderr));
     Some(())
 }
 
-/// Its model server, which offers HTTP/1.1 and HTTP/2.
+/// The version of a module that the program with the official SDKs is built of.
+///
+/// # Panics
+/// It is built of none of that name.
+pub fn version_of(module: &str) -> String {
+    let file = python::agent("go_sdks/go.mod");
+    let text = std::fs::read_to_string(&file).expect("the project's own file");
+    let version = text.lines().find_map(|line| line.trim().strip_prefix(module)?.strip_prefix(" v"));
+    version.unwrap_or_else(|| panic!("no {module} in {}", file.display())).to_owned()
+}
+
+/// What `e2e/agents/go` serves by HTTP/1.1 and HTTP/2: its own answers, or those of a model server.
 pub struct GoServer {
     _process: Process,
     folder: TempDir,
@@ -57,7 +91,15 @@ impl GoServer {
     /// # Panics
     /// It does not start.
     pub fn start(program: &Path) -> Self {
-        Self::serve(program, true)
+        Self::serve(program, &["serve"], true)
+    }
+
+    /// By HTTP/2 and no other, before a model server without TLS: it passes on what is asked and answered.
+    ///
+    /// # Panics
+    /// It does not start.
+    pub fn start_before(server: &ModelServer, program: &Path) -> Self {
+        Self::serve(program, &["front", &server.base()], true)
     }
 
     /// As [`Self::start`], without TLS.
@@ -65,14 +107,14 @@ impl GoServer {
     /// # Panics
     /// It does not start.
     pub fn start_plain(program: &Path) -> Self {
-        Self::serve(program, false)
+        Self::serve(program, &["serve"], false)
     }
 
-    fn serve(program: &Path, tls: bool) -> Self {
+    fn serve(program: &Path, what: &[&str], tls: bool) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let ca = folder.path().join("ca.pem");
         let mut command = Command::new(program);
-        command.arg("serve").arg(if tls { ca.as_path() } else { Path::new("-") });
+        command.args(what).arg(if tls { ca.as_path() } else { Path::new("-") });
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut process = Process::spawn(&mut command);
         let stdout = process.child().stdout.take().expect("it was asked for");

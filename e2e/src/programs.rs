@@ -5,7 +5,7 @@ use crate::process::run;
 use crate::python;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A program and its arguments.
@@ -79,6 +79,17 @@ pub fn compile(source: &Path, program: &Path, libraries: &[OsString]) {
         .args(libraries));
     assert!(output.status.success(), "cc: {}", String::from_utf8_lossy(&output.stderr));
     std::fs::rename(&partial, program).expect("a file of ours");
+}
+
+/// The versions of OpenSSL that PyPI's wheels have, a folder each with `libssl.so` and `libcrypto.so` (`scripts/openssl.sh`).
+///
+/// # Panics
+/// They could not be fetched: the script has said why.
+pub fn openssl_versions() -> PathBuf {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/openssl.sh");
+    let output = Command::new(script).stderr(Stdio::inherit()).output().expect("a script of the project");
+    assert!(output.status.success(), "scripts/openssl.sh failed");
+    PathBuf::from(String::from_utf8_lossy(&output.stdout).trim())
 }
 
 /// The library file of that name that `program` would load.

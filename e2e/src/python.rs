@@ -23,6 +23,15 @@ pub fn frameworks() -> &'static Path {
     INTERPRETER.get_or_init(|| with("requirements-clients.txt"))
 }
 
+/// The interpreter that has gRPC and the clients that use it (`requirements-grpc.txt`).
+///
+/// # Panics
+/// See [`interpreter`].
+pub fn grpc() -> &'static Path {
+    static INTERPRETER: OnceLock<PathBuf> = OnceLock::new();
+    INTERPRETER.get_or_init(|| with("requirements-grpc.txt"))
+}
+
 fn with(requirements: &str) -> PathBuf {
     let output = Command::new(folder().join("../scripts/python.sh"))
         .arg(folder().join(requirements))

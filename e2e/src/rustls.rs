@@ -18,7 +18,8 @@ impl Provider {
     /// Both.
     pub const ALL: [Self; 2] = [Self::AwsLc, Self::Ring];
 
-    fn feature(self) -> &'static str {
+    /// Its name, which is the program's feature, too.
+    pub fn name(self) -> &'static str {
         match self {
             Self::AwsLc => "aws-lc",
             Self::Ring => "ring",
@@ -30,9 +31,9 @@ impl Provider {
     /// # Panics
     /// It does not build.
     pub fn client(self, folder: &Path) -> PathBuf {
-        let target = folder.join(format!("rustls-{}", self.feature()));
+        let target = folder.join(format!("rustls-{}", self.name()));
         let output = run(Command::new("cargo")
-            .args(["build", "--locked", "--release", "--features", self.feature(), "--target-dir"])
+            .args(["build", "--locked", "--release", "--features", self.name(), "--target-dir"])
             .arg(&target)
             .current_dir(python::agent("rustls"))
             // Those of the tests are not for it.
@@ -40,6 +41,17 @@ impl Provider {
         assert!(output.status.success(), "cargo build: {}", String::from_utf8_lossy(&output.stderr));
         target.join("release/rustls-client")
     }
+}
+
+/// The version of a package that the program is built of.
+///
+/// # Panics
+/// It is built of none of that name.
+pub fn version_of(package: &str) -> String {
+    let text = std::fs::read_to_string(python::agent("rustls/Cargo.lock")).expect("the project's own file");
+    let behind = text.split_once(&format!("name = \"{package}\"\nversion = \"")).map(|(_, behind)| behind);
+    let version = behind.and_then(|behind| behind.split('"').next());
+    version.unwrap_or_else(|| panic!("no {package} in Cargo.lock")).to_owned()
 }
 
 /// The program without a symbol, at another path.

@@ -52,11 +52,11 @@ fn claude_code_with_a_tool_call_is_seen_whole_in_each_release() {
     }
 }
 
-/// The other program that many people run and that Bun compiled; an early and a late release.
+/// The other program that many people run and that Bun compiled; an early, a middle and a late release.
 #[test]
 fn opencode_with_a_tool_call_is_seen_whole_in_each_release() {
     let Some(agent) = Agent::or_skip() else { return };
-    for version in ["1.3.0", "1.18.33"] {
+    for version in ["1.3.0", "1.14.34", "1.18.33"] {
         let Some(program) = real_agents::or_skip("opencode", version) else { return };
         let who = format!("opencode {version}");
         let server = ModelServer::start();

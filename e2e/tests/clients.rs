@@ -6,9 +6,11 @@
 use agentsight_e2e::agent::{Agent, Record};
 use agentsight_e2e::comparison::calls_are_what_was_served;
 use agentsight_e2e::coverage::Row;
+use agentsight_e2e::go::GoServer;
 use agentsight_e2e::model_server::ModelServer;
 use agentsight_e2e::process::run;
-use agentsight_e2e::{node, python, real_agents};
+use agentsight_e2e::{go, node, programs, python, real_agents};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -31,6 +33,12 @@ const JAVASCRIPT: [(&str, Option<&str>); 5] = [
     ("anthropic", Some("@anthropic-ai/sdk")),
     ("ai", Some("ai")),
     ("google-genai", Some("@google/genai")),
+];
+
+/// CLIENT of go_sdks, its name, and its module.
+const GO: [(&str, &str, &str); 2] = [
+    ("openai", "openai-go", "github.com/openai/openai-go/v3"),
+    ("anthropic", "anthropic-sdk-go", "github.com/anthropics/anthropic-sdk-go/v2"),
 ];
 
 #[test]
@@ -92,27 +100,146 @@ fn is_seen_by(agent: &Agent, run_time: &Path, clients: &Path, client: &str, prog
     are_seen(agent, record, server, &row, 2);
 }
 
+/// By their own clients.
 #[test]
-fn calls_of_curl_are_seen_whole() {
+fn calls_of_debians_languages_are_seen_whole() {
     let Some(agent) = Agent::or_skip() else { return };
-    for server in [ModelServer::start(), ModelServer::start_plain()] {
-        let tls = server.base().starts_with("https");
-        let record = agent.record("curl");
-        let record = if tls { record } else { record.option("--plaintext") };
-        let record = record
+    let openssl = libssl(Path::new("curl"));
+    let gnutls = programs::library_of(Path::new("/usr/bin/wget"), "libgnutls.so");
+    for (program, run_time, arguments, file) in [
+        ("Ruby, with net/http", "ruby", &["clients.rb", "BASE"][..], &openssl),
+        ("PHP, with streams", "php", &["clients.php", "streams", "BASE", "CA"], &openssl),
+        ("PHP, with curl", "php", &["clients.php", "curl", "BASE", "CA"], &openssl),
+        ("Perl, with HTTP::Tiny", "perl", &["clients.pl", "BASE", "CA"], &openssl),
+        ("libcurl with GnuTLS", "python3", &["clients.py", "libcurl-gnutls", "BASE", "CA"], &gnutls),
+    ] {
+        let server = ModelServer::start();
+        let record = agent
+            .record(run_time)
+            .arg(python::agent(arguments[0]))
+            .args(arguments[1..].iter().map(|argument| match *argument {
+                "BASE" => server.base(),
+                "CA" => server.ca().display().to_string(),
+                other => other.to_owned(),
+            }))
+            .env("SSL_CERT_FILE", server.ca());
+        let row = Row { program, version: "", file: Some(file), library: None, protocol: "HTTP/1.1" };
+        are_seen(&agent, record, server, &row, 2);
+    }
+}
+
+/// .NET Core 3.1 knows OpenSSL up to 1.1, by that name.
+#[test]
+fn calls_of_dot_net_are_seen_whole() {
+    let Some(agent) = Agent::or_skip() else { return };
+    let interpreter = python::frameworks();
+    let openssl = programs::openssl_versions().join("1.1.1w/libssl.so").canonicalize().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink(&openssl, folder.path().join("libssl.so.1.1")).unwrap();
+    let server = ModelServer::start();
+    let record = agent
+        .record(interpreter)
+        .arg(python::agent("clients.py"))
+        .args(["dotnet".into(), server.base(), server.ca().display().to_string()])
+        .env("LD_LIBRARY_PATH", std::env::join_paths([folder.path(), openssl.parent().unwrap()]).unwrap())
+        .env("SSL_CERT_FILE", server.ca());
+    let version = python::version(interpreter, "dotnetcore2");
+    let row = Row {
+        program: ".NET Core, with HttpClient",
+        version: &version,
+        file: Some(&openssl),
+        library: None,
+        protocol: "HTTP/1.1",
+    };
+    are_seen(&agent, record, server, &row, 2);
+}
+
+/// It has rustls, and speaks HTTP/2 where it is offered.
+#[test]
+fn calls_of_deno_are_seen_whole_by_both_protocols() {
+    let Some(agent) = Agent::or_skip() else { return };
+    let Some(clients) = node::clients_or_skip() else { return };
+    let Some(deno) = real_agents::or_skip("deno", "2.9.6") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let front = folder.path().join("front");
+    let Some(()) = go::build_or_skip(go::STRIPPED, &front) else { return };
+    let record = |base: &str, ca: &Path| {
+        agent
+            .record(&deno)
+            .args(["run", "--quiet", "--allow-all", "--no-config"])
+            .arg(&clients.program)
+            .args(["fetch", base])
+            .env("DENO_CERT", ca)
+            .env("DENO_NO_UPDATE_CHECK", "1")
+    };
+    let row = Row {
+        program: "Deno, with fetch",
+        version: "2.9.6",
+        file: Some(&deno),
+        library: Some("rustls"),
+        protocol: "HTTP/1.1",
+    };
+    let server = ModelServer::start();
+    are_seen(&agent, record(&server.base(), server.ca()), server, &row, 2);
+    let server = ModelServer::start_plain();
+    let front = GoServer::start_before(&server, &front);
+    let row = Row { protocol: "HTTP/2", ..row };
+    are_seen(&agent, record(&front.base(), &front.ca()), server, &row, 2);
+}
+
+#[test]
+fn calls_of_curl_are_seen_whole_without_tls_and_by_both_protocols() {
+    let Some(agent) = Agent::or_skip() else { return };
+    let openssl = libssl(Path::new("curl"));
+    let row = Row { program: "curl", version: "", file: Some(&openssl), library: None, protocol: "HTTP/1.1" };
+    let record = |base: &str, trust: &[OsString]| {
+        agent
+            .record("curl")
             .args(["-sSf", "-H", "content-type: application/json"])
             .args(["-d", r#"{"model":"gpt-4o-mini","messages":[{"role":"user","content":"Hello"}]}"#])
-            .arg(format!("{}/v1/chat/completions", server.base()))
-            .args(server.trust("--cacert"));
-        let library = libssl(Path::new("curl"));
+            .arg(format!("{base}/v1/chat/completions"))
+            .args(trust)
+    };
+    let server = ModelServer::start();
+    are_seen(&agent, record(&server.base(), &server.trust("--cacert")), server, &row, 1);
+
+    let folder = tempfile::tempdir().unwrap();
+    let front = folder.path().join("front");
+    let Some(()) = go::build_or_skip(go::STRIPPED, &front) else { return };
+    let server = ModelServer::start_plain();
+    let front = GoServer::start_before(&server, &front);
+    let by_http2 = record(&front.base(), &["--cacert".into(), front.ca().into()]);
+    are_seen(&agent, by_http2, server, &Row { protocol: "HTTP/2", ..row }, 1);
+
+    let server = ModelServer::start_plain();
+    let plain = record(&server.base(), &[]).option("--plaintext");
+    are_seen(&agent, plain, server, &Row { program: "curl, without TLS", file: None, ..row }, 1);
+}
+
+#[test]
+fn calls_of_the_sdks_for_go_are_seen_whole_by_both_protocols() {
+    let Some(agent) = Agent::or_skip() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (program, front) = (folder.path().join("sdks"), folder.path().join("front"));
+    let Some(()) = go::sdks_or_skip(&program) else { return };
+    let Some(()) = go::build_or_skip(go::STRIPPED, &front) else { return };
+    for (client, shown, module) in GO {
+        let version = go::version_of(module);
         let row = Row {
-            program: if tls { "curl" } else { "curl, without TLS" },
-            version: "",
-            file: tls.then_some(library.as_path()),
+            program: shown,
+            version: &version,
+            file: Some(&program),
             library: None,
             protocol: "HTTP/1.1",
         };
-        are_seen(&agent, record, server, &row, 1);
+        let record =
+            |base: &str, ca: &Path| agent.record(&program).args([client, base]).env("SSL_CERT_FILE", ca);
+        let server = ModelServer::start();
+        are_seen(&agent, record(&server.base(), server.ca()), server, &row, 4);
+        let server = ModelServer::start_plain();
+        let front = GoServer::start_before(&server, &front);
+        let row = Row { protocol: "HTTP/2", ..row };
+        are_seen(&agent, record(&front.base(), &front.ca()), server, &row, 4);
     }
 }
 

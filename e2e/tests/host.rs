@@ -8,6 +8,7 @@ use agentsight_e2e::host::{Host, needs_no_sys_admin};
 use agentsight_e2e::model_server::ModelServer;
 use agentsight_e2e::process::{Process, run};
 use agentsight_e2e::programs::{self, Invocation};
+use agentsight_e2e::python::agent as agent_file;
 use agentsight_e2e::telemetry::{Span, Telemetry};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -15,7 +16,7 @@ use std::fs::Permissions;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -314,6 +315,80 @@ fn sys_admin_is_not_needed_where_the_kernel_has_links_of_many_uprobes() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(Telemetry::read(&record.file()).unwrap().calls().count(), 1);
     assert_eq!(server.stop().len(), 1);
+}
+
+/// Code can be built like that of a TLS library and be none. Then what its probes take is no plaintext: they are taken back,
+/// which is told, and the program notices nothing.
+#[test]
+fn probes_of_what_only_looks_like_a_library_are_taken_back_and_told() {
+    let Some(agent) = Agent::or_skip() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let program = looks_like_tls(folder.path());
+    let host = Host::start(&agent, "{matchLabels: {agentsight.dev/executable: looks_like_tls}}");
+    let process = Liar::start(&program);
+    host.wait_for("agentsight_attachments_on_trial 1\n");
+    host.wait_for("agentsight_attachments{library=\"boringssl\"} 1\n");
+    let process = process.writes(4);
+    host.wait_for("agentsight_attachments_refuted_total 1\n");
+    host.wait_for("agentsight_untraceable_processes{reason=\"NotPlaintext\"} 1\n");
+    host.wait_for("agentsight_attachments{library=\"boringssl\"} 0\n");
+    process.writes(1).ends();
+    // What is known of the file is known of the next process, too.
+    let process = Liar::start(&program);
+    host.wait_for("agentsight_untraceable_processes{reason=\"NotPlaintext\"} 1\n");
+    assert!(host.get("/metrics").contains("agentsight_attachments{library=\"boringssl\"} 0\n"));
+    process.writes(4).ends();
+    assert!(host.get("/metrics").contains("agentsight_attachments_refuted_total 1\n"));
+    assert_eq!(host.stop().calls().count(), 0);
+}
+
+#[test]
+fn what_is_encrypted_already_is_not_taken_for_plaintext() {
+    let Some(agent) = Agent::or_skip() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let record = agent.record(looks_like_tls(folder.path()));
+    let mut recording =
+        Process::spawn(record.command().stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()));
+    let mut log = BufReader::new(recording.child().stderr.take().unwrap()).lines().map_while(Result::ok);
+    let mut input = recording.child().stdin.take().unwrap();
+    input.write_all(b"1234").unwrap();
+    let taken_back = |line: &String| line.contains("NotPlaintext");
+    assert!(log.any(|line| taken_back(&line)), "it says that the probes are taken back");
+    drop(input);
+    assert!(recording.wait().success());
+}
+
+/// A program with functions that look like those of BoringSSL, built into `folder`.
+fn looks_like_tls(folder: &Path) -> PathBuf {
+    let program = folder.join("looks_like_tls");
+    programs::compile(&agent_file("looks_like_tls.c"), &program, &["-s".into()]);
+    program
+}
+
+/// It tells that it wrote more than it was given.
+struct Liar(Process);
+
+impl Liar {
+    fn start(program: &Path) -> Self {
+        Self(Process::spawn(Command::new(program).arg("lies").stdin(Stdio::piped()).stdout(Stdio::piped())))
+    }
+
+    /// Has it write on so many connections.
+    fn writes(mut self, times: usize) -> Self {
+        self.0.child().stdin.as_mut().unwrap().write_all(&vec![b'.'; times]).unwrap();
+        let mut said = self.0.child().stdout.take().unwrap();
+        let mut lines = BufReader::with_capacity(1, &mut said).lines();
+        for _ in 0..times {
+            lines.next().unwrap().unwrap();
+        }
+        self.0.child().stdout = Some(said);
+        self
+    }
+
+    fn ends(mut self) {
+        drop(self.0.child().stdin.take());
+        assert!(self.0.wait().success(), "what it computed is right");
+    }
 }
 
 /// Runs a program so many times, four at once.

@@ -1,23 +1,46 @@
-//! The Model Context Protocol over HTTP, by its official SDK.
+//! The Model Context Protocol over HTTP, by its official SDKs.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use agentsight_e2e::agent::Agent;
+use agentsight_e2e::agent::{Agent, Record};
 use agentsight_e2e::coverage::Row;
 use agentsight_e2e::process::{PATIENCE, Process};
-use agentsight_e2e::python;
 use agentsight_e2e::telemetry::Span;
+use agentsight_e2e::{node, python, real_agents};
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::channel;
 
+/// Both official SDKs' clients, and both transports over HTTP: the newest, and the first.
 #[test]
 fn requests_to_a_server_of_tools_are_told_as_such() {
     let Some(agent) = Agent::or_skip() else { return };
+    let Some(clients) = node::clients_or_skip() else { return };
+    let Some(node) = real_agents::or_skip("node", "24.22.3") else { return };
     let program = python::agent("mcp_tools.py");
+    let (_server, port) = serve(&program);
+    for (path, transport) in [("mcp", "streamable HTTP"), ("sse", "HTTP with SSE")] {
+        let url = format!("http://127.0.0.1:{port}/{path}");
+        let record = agent.record(python::frameworks()).arg(&program).args(["call", &url]);
+        let version = python::version(python::frameworks(), "mcp");
+        // By the first transport, its newest version of the protocol names itself nowhere.
+        requests_are_told(record, port, path == "mcp");
+        in_the_table(&agent, "mcp (Python)", &version, transport);
+
+        let script = clients.program.with_file_name("mcp.mjs");
+        let kind = if path == "sse" { "sse" } else { "http" };
+        requests_are_told(agent.record(&node).arg(script).args([kind, &url]), port, true);
+        let version = clients.version("@modelcontextprotocol/sdk");
+        in_the_table(&agent, "modelcontextprotocol (Node.js 24)", &version, transport);
+    }
+}
+
+/// The server, and where it listens.
+fn serve(program: &Path) -> (Process, u16) {
     let mut server = Process::spawn(
         Command::new(python::frameworks())
-            .arg(&program)
+            .arg(program)
             .arg("serve")
             .stdout(Stdio::piped())
             .stderr(Stdio::null()),
@@ -29,18 +52,19 @@ fn requests_to_a_server_of_tools_are_told_as_such() {
         drop(BufReader::new(stdout).read_line(&mut line));
         drop(sender.send(line));
     });
-    let port: u16 = line.recv_timeout(PATIENCE).unwrap().trim().parse().expect("it says where it listens");
+    let port = line.recv_timeout(PATIENCE).unwrap().trim().parse().expect("it says where it listens");
+    (server, port)
+}
 
-    let recording = agent
-        .record(python::frameworks())
-        .option("--plaintext")
-        .option("--content")
-        .arg(program)
-        .args(["call".to_owned(), format!("http://127.0.0.1:{port}/mcp")])
-        .run()
-        .succeeded();
+fn in_the_table(agent: &Agent, program: &str, version: &str, transport: &str) {
+    let row = Row { program, version, file: None, library: None, protocol: "HTTP/1.1" };
+    row.was_seen_to_say(agent, &format!("MCP ({transport})"));
+}
+
+fn requests_are_told(record: Record<'_>, port: u16, names_its_version: bool) {
+    let recording = record.option("--plaintext").option("--content").run().succeeded();
     let said = String::from_utf8_lossy(&recording.output.stdout);
-    assert_eq!(said.lines().collect::<Vec<_>>(), ["['add', 'fail']", "False 42", "True"]);
+    assert_eq!(said.lines().collect::<Vec<_>>(), ["add fail", "false 42", "true"]);
 
     let spans: Vec<_> = recording
         .telemetry
@@ -65,16 +89,10 @@ fn requests_to_a_server_of_tools_are_told_as_such() {
         (add.text("server.address"), add.number("server.port")),
         (Some("127.0.0.1"), Some(port.into()))
     );
-    assert!(
-        add.text("mcp.protocol.version").is_some() && add.text("jsonrpc.request.id").is_some(),
-        "{add:#?}"
-    );
-    assert!(!add.failed);
+    assert_eq!(add.text("mcp.protocol.version").is_some(), names_its_version, "{add:#?}");
+    assert!(add.text("jsonrpc.request.id").is_some(), "{add:#?}");
+    assert!(!add.failed && add.start < add.end, "{add:#?}");
     let fail = named("tools/call fail");
     assert_eq!((fail.text("error.type"), fail.failed), (Some("tool_error"), true));
-
-    let version = python::version(python::frameworks(), "mcp");
-    let row =
-        Row { program: "mcp (Python)", version: &version, file: None, library: None, protocol: "HTTP/1.1" };
-    row.was_seen_to_say(&agent, "MCP (streamable HTTP)");
+    assert!(spans.iter().all(|span| span.text("agentsight.response.incomplete").is_none()), "{spans:#?}");
 }

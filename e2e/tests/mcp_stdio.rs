@@ -17,7 +17,7 @@ fn requests_of_python_s_sdk_are_told_once_and_nothing_is_left_in_the_kernel() {
     let before = orphaned_programs();
     let record = agent.record(python::frameworks()).arg(python::agent("mcp_tools.py")).arg("call-stdio");
     let recording = watched(record);
-    assert_eq!(said(&recording), ["['add', 'fail']", "False 42", "True"]);
+    assert_eq!(said(&recording), ["add fail", "false 42", "true"]);
     let spans = requests(&recording);
     let add = the(&spans, "tools/call add");
     is_of_a_pipe(add);

@@ -13,6 +13,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::cell::Cell;
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -114,6 +115,52 @@ fn plain_http_is_copied_only_of_the_cgroups_of_grants_that_ask_for_it() {
     let spans = calls_of(&received);
     assert_eq!(traced(&spans), [1, 2, 3]);
     assert!(spans.iter().all(|span| span.resource["k8s.pod.name"] == "asks"), "{spans:#?}");
+}
+
+/// Both are selected alike; what a sidecar passes on for its own pod is that pod's call, and what it does for others is not.
+#[test]
+fn a_call_by_way_of_a_sidecar_is_told_once_within_its_pod_and_twice_beyond() {
+    let Some(agent) = Agent::or_skip() else { return };
+    let Some(collector) = Collector::or_skip() else { return };
+    let server = ModelServer::start();
+    let mount = hierarchies().remove(0);
+    let cgroups = Cgroups::below(&mount);
+    let (with_sidecar, other) = (uid('7'), uid('8'));
+    let [own, sidecar] = ['1', '2'].map(|id| cgroups.container(&with_sidecar, id));
+    let stranger = cgroups.container(&other, '3');
+    let pods = [saved_pod(&with_sidecar, "with-sidecar", "agent"), saved_pod(&other, "other", "agent")];
+    let mut plaintext = grant_spec("1", &json!({"matchLabels": {"app": "agent"}}), 1);
+    plaintext["capture"] = json!({"plaintext": "HTTP"});
+    let folder = offline_with(&pods, &[plaintext]);
+    let node = NodeAgent::start(&agent, &folder, &folder.path().join("kubeconfig"), &collector, Some(&mount));
+    node.warm_up(&server, &own);
+    let mut passing_on = Process::spawn(
+        within()
+            .arg(python::interpreter())
+            .arg(python::agent("sidecar.py"))
+            .args([&server.base(), &server.ca().to_string_lossy().into_owned()])
+            .env_clear()
+            .envs(clean_environment(folder.path()))
+            .env("CGROUP", &sidecar)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped()),
+    );
+    let mut base = String::new();
+    BufReader::new(passing_on.child().stdout.take().unwrap()).read_line(&mut base).unwrap();
+    for number in 1..=3 {
+        call_by_way_of(base.trim(), &server, &own, number);
+        call_by_way_of(base.trim(), &server, &stranger, 10 + number);
+    }
+    drop(passing_on.child().stdin.take());
+    assert!(passing_on.wait().success());
+    node.wait_until("all calls are seen", |node| node.metric("agentsight_merged_calls_total") == 3);
+    node.stop();
+    let (received, _folder) = collector.received();
+    let spans = calls_of(&received);
+    assert_eq!(traced(&spans), [1, 2, 3, 11, 11, 12, 12, 13, 13]);
+    let first = spans.iter().find(|span| traced(&[(*span).clone()]) == [1]).unwrap();
+    let container = first.resource.get("container.id");
+    assert_eq!(container, Some(&json!("1".repeat(64))), "the agent's own is told: {first:?}");
 }
 
 #[test]
@@ -450,7 +497,14 @@ fn within() -> Command {
 
 /// One call from a process that runs in a cgroup; its number is its trace.
 fn call(server: &ModelServer, cgroup: &Path, number: usize) {
+    call_by_way_of(&server.base(), server, cgroup, number);
+}
+
+/// The same, by way of whoever listens at `base`.
+fn call_by_way_of(base: &str, server: &ModelServer, cgroup: &Path, number: usize) {
     let (program, arguments) = programs::curl(server, "cgroup", &format!("{number:032x}"));
+    let to = |argument: OsString| argument.to_string_lossy().replace(&server.base(), base);
+    let arguments = arguments.into_iter().map(to);
     let home = tempfile::tempdir().unwrap();
     let output = run(within()
         .arg(program)

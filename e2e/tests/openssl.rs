@@ -9,7 +9,7 @@ use agentsight_e2e::programs;
 use agentsight_e2e::python;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 #[test]
 fn a_call_through_each_version_is_seen_whole_and_the_program_is_untouched() {
@@ -84,11 +84,7 @@ fn lines(folder: &Path) -> std::fs::File {
 }
 
 fn versions() -> Vec<PathBuf> {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/openssl.sh");
-    let output = Command::new(script).stderr(Stdio::inherit()).output().expect("a script of the project");
-    assert!(output.status.success(), "scripts/openssl.sh failed");
-    let folder = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    let mut versions: Vec<_> = std::fs::read_dir(folder)
+    let mut versions: Vec<_> = std::fs::read_dir(programs::openssl_versions())
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.is_dir())

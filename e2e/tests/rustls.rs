@@ -3,9 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use agentsight_e2e::agent::Agent;
-use agentsight_e2e::go::{Build, GoServer, both_rounds_are_seen, build_or_skip};
+use agentsight_e2e::coverage::{CHAT, Row};
+use agentsight_e2e::go::{GoServer, STRIPPED, both_rounds_are_seen, build_or_skip};
 use agentsight_e2e::process::run;
-use agentsight_e2e::rustls::{Provider, strip};
+use agentsight_e2e::rustls::{self, Provider, strip};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -23,7 +24,7 @@ fn calls_of_reqwest_are_seen_whole_by_both_protocols_with_and_without_symbols() 
         let stripped = folder.path().join("stripped");
         strip(&program, &stripped);
         for (program, how) in [(&program, "symbols"), (&stripped, "stripped")] {
-            for protocol in ["h1", "h2"] {
+            for (protocol, shown) in [("h1", "HTTP/1.1"), ("h2", "HTTP/2")] {
                 let who = format!("{provider:?} {how}");
                 // Said in the log where there is something to be said.
                 let record = agent.record(program).option("-v");
@@ -32,6 +33,14 @@ fn calls_of_reqwest_are_seen_whole_by_both_protocols_with_and_without_symbols() 
                     assert!(!log.contains(wrong), "{who}: {log}");
                 }
                 assert!(log.contains("records_foreign=0"), "all are records of TLS: {log}");
+                let row = Row {
+                    program: &format!("reqwest, with rustls and {}", provider.name()),
+                    version: &rustls::version_of("reqwest"),
+                    file: Some(program),
+                    library: None,
+                    protocol: shown,
+                };
+                row.was_seen_to_say(&agent, CHAT);
             }
         }
     }
@@ -183,6 +192,6 @@ fn symbols(program: &Path, first: &str, second: &str) -> BTreeSet<u64> {
 
 fn server(folder: &Path) -> Option<GoServer> {
     let program = folder.join("server");
-    build_or_skip(Build { arguments: &[], cgo: false }, &program)?;
+    build_or_skip(STRIPPED, &program)?;
     Some(GoServer::start(&program))
 }

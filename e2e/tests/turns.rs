@@ -41,6 +41,27 @@ fn two_conversations_in_one_process_are_told_apart() {
     }
 }
 
+/// What the agent says to its sidecar and what that passes on are the same calls: each is told once, as the agent's.
+#[test]
+fn behind_a_sidecar_each_call_is_told_once() {
+    let Some(agent) = Agent::or_skip() else { return };
+    for options in [&["--sidecar"][..], &["--sidecar", "--together", "--api", "anthropic", "--stream"]] {
+        let run = Run::of(&agent, &["--plaintext", "-v"], options);
+        assert_eq!(run.seen(), run.expected(), "{options:?}");
+        run.is_one_trace();
+        let calls: Vec<_> = run.telemetry().calls().collect();
+        assert_eq!(calls.len(), run.served, "{options:?}");
+        for call in calls {
+            let name = call.resource["process.executable.name"].as_str().unwrap();
+            assert!(name.starts_with("python"), "{name}");
+            // stunnel passes on the very bytes, and so the name of the server.
+            assert!(!call.attributes.contains_key("agentsight.upstream.server.port"), "{call:?}");
+        }
+        let log = String::from_utf8_lossy(&run.recording.output.stderr);
+        assert!(log.contains(&format!("merged_calls={}", run.served)), "{log}");
+    }
+}
+
 #[test]
 fn what_tools_are_called_with_and_programs_get_is_content() {
     let Some(agent) = Agent::or_skip() else { return };
@@ -96,6 +117,8 @@ fn the_conventions_find_nothing_wrong_with_turns_and_what_is_below() {
 struct Run {
     recording: Recording,
     folder: TempDir,
+    /// How many calls it answered.
+    served: usize,
 }
 
 impl Run {
@@ -121,8 +144,8 @@ impl Run {
         if !options.contains(&"--together") {
             end_reader(&fifo);
         }
-        server.stop();
-        Self { recording, folder }
+        let served = server.stop().len();
+        Self { recording, folder, served }
     }
 
     fn telemetry(&self) -> &Telemetry {

@@ -165,8 +165,10 @@ layout! {
         socket: u8,
         /// It was not sent yet: `ssl` is the batch that a [`TlsSent`] names later, `offset` counts from its start.
         held: u8,
+        /// The call did what no such call does: `length` is 0, and nothing but the process is certain.
+        doubtful: u8,
         /// Zero.
-        pad: [u8; 4],
+        pad: [u8; 3],
     }
 }
 layout! {

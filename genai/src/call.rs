@@ -37,6 +37,17 @@ pub struct Call {
     pub truncated: bool,
     /// What joins it with other calls.
     pub links: Links,
+    /// How it went by gRPC; none where it did not.
+    pub rpc: Option<Rpc>,
+}
+
+/// A remote procedure call by gRPC.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Rpc {
+    /// Service and method, such as `xai_api.Chat/GetCompletion`.
+    pub method: String,
+    /// The name of the status that the server ended it with, such as `OK`.
+    pub status: Option<&'static str>,
 }
 
 /// `gen_ai.operation.name`.
@@ -71,6 +82,10 @@ pub enum Api {
     AnthropicMessages,
     /// Google's `…:generateContent` and `…:streamGenerateContent` (Gemini, Vertex AI).
     GoogleGenerateContent,
+    /// Google's `…:embedContent` and `…:batchEmbedContents` (Gemini, Vertex AI).
+    GoogleEmbedContent,
+    /// xAI's own, by gRPC.
+    XaiChat,
     /// Amazon Bedrock's `/model/…/converse` and `…/converse-stream`.
     BedrockConverse,
     /// Amazon Bedrock's `/model/…/invoke` and `…/invoke-with-response-stream`.

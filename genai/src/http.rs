@@ -45,6 +45,25 @@ impl Headers {
     }
 }
 
+/// A text without its percent escapes (RFC 3986, 2.1).
+pub(crate) fn without_escapes(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, after)) = rest.split_first() {
+        rest = after;
+        let escaped =
+            after.get(..2).filter(|_| first == b'%').and_then(|digits| std::str::from_utf8(digits).ok());
+        match escaped.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &after[2..];
+            }
+            None => bytes.push(first),
+        }
+    }
+    bytes
+}
+
 /// Whether the value of the field of that (lower case) name must never be kept.
 pub(crate) fn is_never_kept(name: &[u8]) -> bool {
     const NEVER_KEPT: &[&[u8]] = &[
@@ -69,6 +88,8 @@ pub struct RequestHead {
     pub method: String,
     /// The path of the request target, without query, never empty.
     pub path: String,
+    /// What stands behind its `?`; empty where there is none. It may hold secrets: it is for comparing.
+    pub query: String,
     /// `Host` or `:authority` or the authority of an absolute target, lower case, with its port where it has one.
     pub authority: Option<String>,
     /// Header fields.
@@ -121,6 +142,9 @@ pub trait Exchange {
 
     /// More of the response's body.
     fn response_body(&mut self, data: &[u8], at: Timestamp) -> Progress;
+
+    /// The fields behind the response's body, with which it ends. By HTTP/2 alone.
+    fn response_trailers(&mut self, _trailers: &Headers) {}
 
     /// Bytes of that side's message are missing from here on, or could not be decoded; what follows is not handed on.
     fn lost(&mut self, side: Direction);

@@ -476,7 +476,8 @@ impl Request {
             framing => framing.unwrap_or(Framing::Length(0)),
         };
         let headers = kept(request.headers);
-        let (authority, path) = target_parts(method, target);
+        let (authority, target) = target_parts(method, target);
+        let (path, query) = path_and_query(target);
         let authority = authority.or_else(|| headers.get("host")).map(without_userinfo);
         Ok(Request {
             framing,
@@ -485,6 +486,7 @@ impl Request {
             head: RequestHead {
                 method: name.to_owned(),
                 path: path.to_owned(),
+                query: query.to_owned(),
                 authority: authority.filter(|a| !a.is_empty()).map(str::to_ascii_lowercase),
                 headers,
                 at,
@@ -621,21 +623,25 @@ fn fields_framing(fields: &[Header<'_>]) -> Result<Option<Framing>, Malformed> {
     })
 }
 
-/// The authority, where it has one, and the path of a request target (RFC 9112, 3.2).
+/// The authority, where it has one, and the rest of a request target (RFC 9112, 3.2).
 fn target_parts(method: Method, target: &str) -> (Option<&str>, &str) {
-    let without_query = |path: &'_ str| path.find(['?', '#']).unwrap_or(path.len());
     if method == Method::Connect {
         return (Some(target), "/");
     }
-    let (authority, path) = match target.split_once("://") {
+    match target.split_once("://") {
         Some((scheme, rest)) if scheme.bytes().all(|b| b.is_ascii_alphanumeric()) => {
             let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
             (Some(authority), path)
         }
         _ => (None, target),
-    };
-    let path = &path[..without_query(path)];
-    (authority, if path.is_empty() { "/" } else { path })
+    }
+}
+
+/// A path, never empty, and what stands behind its `?`, without a fragment.
+pub(crate) fn path_and_query(target: &str) -> (&str, &str) {
+    let target = &target[..target.find('#').unwrap_or(target.len())];
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    (if path.is_empty() { "/" } else { path }, query)
 }
 
 /// What stands before `@` is a credential.

@@ -13,8 +13,10 @@ use std::collections::BTreeMap;
 
 use crate::coding::CodingError;
 use crate::connection::{Content, Counters, Limits, Output};
+use crate::grpc::is_grpc;
 use crate::hpack;
 use crate::http::{Direction, End, Exchange, Exchanges, Headers, Progress, RequestHead, ResponseHead};
+use crate::http1::path_and_query;
 use crate::streams::Arrival;
 use crate::time::Timestamp;
 
@@ -466,14 +468,16 @@ impl<X: Exchanges, F: FnMut(Output<X>)> Reading<'_, X, F> {
         let Some(stream) = self.http2.streams.get_mut(&block.stream) else { return };
         stream.touched = at;
         let head_came_before = stream.answer == Answer::Underway;
-        // After the head come trailers, of which nothing is wanted.
+        let Head { status, headers, has_unknown, .. } = head;
+        if head_came_before && block.ends_stream {
+            stream.exchange.response_trailers(&headers);
+        }
         if matches!(stream.answer, Answer::Awaited | Answer::InDoubt) && !stream.received.lost {
-            match head.status {
+            match status {
                 Some(100..=199) => return,
                 None => stream.lose(Direction::Received),
                 Some(status) => {
-                    let has_unknown = head.has_unknown;
-                    let head = ResponseHead { status, headers: head.headers };
+                    let head = ResponseHead { status, headers };
                     stream.exchange.response_head(&head, at);
                     match content(&head.headers, has_unknown, self.http2.limits) {
                         Ok(content) => stream.received.content = content,
@@ -598,6 +602,8 @@ impl<X: Exchanges, F: FnMut(Output<X>)> Reading<'_, X, F> {
 /// A body whose head is that; a field that is unknown may be its coding.
 fn content(headers: &Headers, has_unknown: bool, limits: Limits) -> Result<Content, CodingError> {
     match Content::new(headers, limits.decoded)? {
+        // Each message tells for itself.
+        Content::Plain if is_grpc(headers) => Ok(Content::Plain),
         Content::Plain if has_unknown && headers.get("content-encoding").is_none() => Ok(Content::InDoubt),
         content => Ok(content),
     }
@@ -837,11 +843,11 @@ impl Head {
             Some((_, host)) => host.to_ascii_lowercase(),
             None => authority.to_ascii_lowercase(),
         });
-        let path = &path[..path.find(['?', '#']).unwrap_or(path.len())];
-        let path = if path.is_empty() { "/" } else { path };
+        let (path, query) = path_and_query(&path);
         Ok(Some(RequestHead {
             method,
             path: path.to_owned(),
+            query: query.to_owned(),
             authority: authority.filter(|authority| !authority.is_empty()),
             headers: self.headers,
             at,

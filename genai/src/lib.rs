@@ -4,7 +4,7 @@
 //! stage can be tested, fuzzed and, later, run in a process without privileges.
 //!
 //! ```text
-//! Chunk ─▶ streams ─▶ http1, http2, websocket ─▶ coding ─▶ sse, eventstream, values, json ─▶ providers ─▶ Call ─▶ semconv ─▶ Span, Measurement
+//! Chunk ─▶ streams ─▶ http1, http2, websocket ─▶ coding ─▶ sse, eventstream, values, grpc, json ─▶ providers ─▶ Call ─▶ semconv ─▶ Span, Measurement
 //! ```
 //!
 //! [`connection::Connection`] is the entrance, [`call::Call`] what comes out, and [`semconv`] turns a
@@ -17,6 +17,7 @@ pub mod coding;
 pub mod connection;
 pub mod content;
 pub mod eventstream;
+mod grpc;
 pub mod hpack;
 pub mod http;
 pub mod http1;
@@ -24,6 +25,7 @@ mod http2;
 pub mod json;
 pub mod links;
 pub mod mcp;
+mod protobuf;
 pub mod providers;
 pub mod redact;
 pub mod semconv;

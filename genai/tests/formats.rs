@@ -309,6 +309,7 @@ fn the_port_of_plain_http_is_its_own() {
     let head = RequestHead {
         method: "POST".to_owned(),
         path: "/api/chat".to_owned(),
+        query: String::new(),
         authority: Some("ollama".to_owned()),
         headers: Headers::default(),
         at: agentsight_genai::time::Timestamp(1),

@@ -4,13 +4,17 @@
 
 mod common;
 
-use agentsight_genai::http::End;
+use agentsight_genai::http::{
+    Direction, End, Exchange as _, Exchanges as _, Headers, Progress, RequestHead, ResponseHead,
+};
 use agentsight_genai::mcp::{McpCall, Outcome, Target};
-use agentsight_genai::providers::{Found, Settings};
+use agentsight_genai::providers::{Found, Heard, Mailbox, ModelExchange, Models, Settings};
 use agentsight_genai::semconv::{self, Options};
 use agentsight_genai::telemetry::{Span, Status, Value as Attribute};
+use agentsight_genai::time::Timestamp;
 use common::Exchange;
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
@@ -173,4 +177,196 @@ fn notifications_other_protocols_and_other_methods_are_no_requests() {
         let found = exchange(&message, &[], false).found(&Settings::default(), &[]);
         assert_eq!(found, None, "{message}");
     }
+}
+
+/// One process that speaks by MCP's first transport over HTTP.
+struct Sessions {
+    models: Models,
+    mailbox: Mailbox,
+    now: Timestamp,
+}
+
+impl Sessions {
+    fn new() -> Sessions {
+        let mailbox = Mailbox::default();
+        let settings = Settings { content: true, ..Settings::default() };
+        let models = Models::new(Arc::new(settings)).with_mailbox(mailbox.clone());
+        Sessions { models, mailbox, now: Timestamp(1) }
+    }
+
+    fn open(&mut self, method: &str, path: &str, query: &str) -> Option<ModelExchange> {
+        let mut headers = Headers::default();
+        headers.push("content-type", b"application/json");
+        headers.push("accept", if method == "GET" { b"text/event-stream" } else { b"*/*" });
+        self.now.0 += 1;
+        self.models.open(&RequestHead {
+            method: method.to_owned(),
+            path: path.to_owned(),
+            query: query.to_owned(),
+            authority: Some("tools.example:8000".to_owned()),
+            headers,
+            at: self.now,
+        })
+    }
+
+    /// A stream whose first event names this endpoint.
+    fn stream(&mut self, endpoint: &str) -> ModelExchange {
+        let mut stream = self.open("GET", "/v1/sse", "").unwrap();
+        let mut headers = Headers::default();
+        headers.push("content-type", b"text/event-stream; charset=utf-8");
+        stream.response_head(&ResponseHead { status: 200, headers }, self.now);
+        self.event(&mut stream, "endpoint", endpoint);
+        stream
+    }
+
+    fn event(&mut self, stream: &mut ModelExchange, name: &str, data: &str) -> Progress {
+        let mut progress = Progress::More;
+        for byte in format!(": ping\r\n\r\nevent: {name}\r\ndata: {data}\r\n\r\n").as_bytes() {
+            self.now.0 += 1;
+            progress = stream.response_body(&[*byte], self.now);
+        }
+        progress
+    }
+
+    fn answer(&mut self, stream: &mut ModelExchange, id: &str, text: &str) {
+        let answer =
+            json!({"jsonrpc": "2.0", "id": id, "result": {"content": [{"type": "text", "text": text}]}});
+        self.event(stream, "message", &answer.to_string());
+    }
+
+    /// A request for a tool; none where nothing is known of the endpoint.
+    fn ask(&mut self, query: &str, id: &str, tool: &str, status: u16) -> Option<()> {
+        let mut post = self.open("POST", "/messages/", query)?;
+        let asked = json!({"jsonrpc": "2.0", "id": id, "method": "tools/call",
+            "params": {"name": tool, "arguments": {"for": tool}}});
+        asked.to_string().bytes().for_each(|byte| post.request_body(&[byte]));
+        post.request_end();
+        self.now.0 += 1;
+        post.response_head(&ResponseHead { status, headers: Headers::default() }, self.now);
+        post.response_body(b"Accepted", self.now);
+        assert!(post.finish(self.now, End::Complete).is_none());
+        Some(())
+    }
+
+    fn heard(&self) -> Vec<McpCall> {
+        let heard = std::mem::take(&mut *self.mailbox.lock().unwrap());
+        let calls = heard.into_iter().filter_map(|heard| match heard {
+            Heard::Mcp(call) => Some(*call),
+            // By its path, what goes to no session may be a call to a model, until its end tells.
+            Heard::Asked(_) | Heard::NoCall(_) => None,
+        });
+        calls.collect()
+    }
+
+    /// By tool: how it ended, with what, in which session.
+    fn told(&self) -> Vec<(String, Outcome, Option<String>, Option<String>)> {
+        let told = self.heard().into_iter().map(|call| {
+            assert!(call.end >= call.start);
+            assert_eq!(call.server.map(|server| server.port), Some(Some(8000)));
+            let Some(Target::Tool(tool)) = call.target else { panic!("{:?}", call.target) };
+            assert_eq!(call.arguments, Some(json!({"for": tool})));
+            let text = call.result.map(|result| result[0]["text"].as_str().unwrap().to_owned());
+            (tool, call.outcome, text, call.session_id)
+        });
+        told.collect()
+    }
+}
+
+fn some(text: &str) -> Option<String> {
+    Some(text.to_owned())
+}
+
+#[test]
+fn what_a_stream_answers_is_joined_with_what_was_asked_elsewhere_by_session_and_id() {
+    let mut sessions = Sessions::new();
+    // Relative to the host, and whole: as servers name it; and to the stream's own folder, where nobody asks.
+    let mut one = sessions.stream("/messages/?session_id=one");
+    let mut two = sessions.stream("messages/?session_id=one");
+    let mut three = sessions.stream("http://TOOLS.example:8000/messages/?sessionId=three");
+    assert_eq!(sessions.ask("session_id=one", "1", "a", 202), Some(()));
+    assert_eq!(sessions.ask("sessionId=three", "1", "b", 202), Some(()));
+    assert_eq!(sessions.ask("session_id=one", "2", "c", 202), Some(()));
+    assert!(sessions.told().is_empty(), "nobody has answered");
+    sessions.answer(&mut one, "2", "to c");
+    sessions.answer(&mut three, "1", "to b");
+    sessions.answer(&mut two, "1", "to nobody");
+    sessions.answer(&mut one, "1", "to a");
+    let ended = |tool: &str, text: &str, id: &str| (tool.to_owned(), Outcome::Result, some(text), some(id));
+    assert_eq!(
+        sessions.told(),
+        [ended("c", "to c", "one"), ended("b", "to b", "three"), ended("a", "to a", "one")]
+    );
+}
+
+#[test]
+fn an_answer_that_is_read_before_its_request_waits_for_it() {
+    let mut sessions = Sessions::new();
+    let mut stream = sessions.stream("/messages/?session_id=one");
+    sessions.answer(&mut stream, "7", "early");
+    assert!(sessions.told().is_empty());
+    sessions.ask("session_id=one", "7", "a", 202);
+    let told = sessions.told();
+    assert_eq!(told, [("a".to_owned(), Outcome::Result, some("early"), some("one"))]);
+}
+
+#[test]
+fn what_is_refused_or_never_answered_is_told_as_that() {
+    let mut sessions = Sessions::new();
+    let stream = sessions.stream("/messages/?session_id=one");
+    sessions.ask("session_id=one", "1", "refused", 400);
+    assert_eq!(sessions.told(), [("refused".to_owned(), Outcome::Status(400), None, some("one"))]);
+    sessions.ask("session_id=one", "2", "cut", 202);
+    assert!(stream.finish(sessions.now, End::Cut).is_none());
+    assert_eq!(sessions.told(), [("cut".to_owned(), Outcome::Cut, None, some("one"))]);
+    // The session is over, and what goes there is nobody's.
+    sessions.ask("session_id=one", "3", "late", 202);
+    assert!(sessions.told().is_empty());
+}
+
+#[test]
+fn after_a_loss_in_the_stream_nothing_is_said_of_answers() {
+    let mut sessions = Sessions::new();
+    let mut stream = sessions.stream("/messages/?session_id=one");
+    sessions.ask("session_id=one", "1", "a", 202);
+    stream.lost(Direction::Received);
+    let calls = sessions.heard();
+    assert_eq!((calls.len(), &calls[0].outcome, calls[0].truncated), (1, &Outcome::Unknown, true));
+    sessions.answer(&mut stream, "1", "after the loss");
+    sessions.ask("session_id=one", "2", "b", 202);
+    assert!(sessions.heard().is_empty());
+}
+
+#[test]
+fn a_stream_that_begins_otherwise_or_names_another_host_is_none_of_mcp_s() {
+    let mut sessions = Sessions::new();
+    let mut other = sessions.open("GET", "/sse", "").unwrap();
+    let mut headers = Headers::default();
+    headers.push("content-type", b"text/event-stream");
+    other.response_head(&ResponseHead { status: 200, headers }, sessions.now);
+    assert_eq!(sessions.event(&mut other, "message", "/messages/?session_id=one"), Progress::Complete);
+    for elsewhere in ["https://other.example/messages/?session_id=one", "//other.example/messages/", ""] {
+        sessions.stream(elsewhere);
+    }
+    sessions.ask("session_id=one", "1", "a", 202);
+    assert!(sessions.heard().is_empty());
+}
+
+#[test]
+fn what_waits_is_bounded_in_number_and_in_bytes() {
+    let mut sessions = Sessions::new();
+    let stream = sessions.stream("/messages/?session_id=one");
+    let large = "x".repeat(1 << 20);
+    for id in 0..300 {
+        let mut post = sessions.open("POST", "/messages/", "session_id=one").unwrap();
+        let asked = json!({"jsonrpc": "2.0", "id": id, "method": "tools/call",
+            "params": {"name": "t", "arguments": {"text": if id < 20 { &*large } else { "small" }}}});
+        post.request_body(asked.to_string().as_bytes());
+        post.request_end();
+    }
+    let at_once = sessions.heard();
+    assert_eq!(at_once.len(), 300 - 256, "what is too many is told at once, as not known");
+    stream.finish(sessions.now, End::Cut);
+    let waited = sessions.heard();
+    let kept = waited.iter().filter(|call| call.arguments.is_some() && !call.content_truncated).count();
+    assert_eq!((waited.len(), kept), (256, 256 - 13), "7 of 1 MiB fit into 8 MiB beside the small ones");
 }

@@ -3,6 +3,7 @@
 use crate::capture::discover;
 use crate::capture::files::RealFile;
 use crate::capture::library::{self, Part, Plan, Reason, Verdict};
+use crate::check_image;
 use crate::terminal::{Colour, Terminal, harmless};
 use serde::Serialize;
 use std::collections::HashSet;
@@ -86,8 +87,38 @@ pub struct Probe {
 }
 
 impl Report {
-    /// Looks at a program, by its path or its name in `PATH`; none where there is no such program.
-    pub fn of(program: &OsStr) -> Option<Self> {
+    /// Looks at a program, by its path or its name in `PATH`, or at all programs of an image; none where there is neither.
+    ///
+    /// # Errors
+    /// [`check_image::Error`].
+    pub fn of(program: &OsStr) -> Result<Option<Self>, check_image::Error> {
+        // A name is a program's first, and a folder's or a file's only then.
+        let is_name = Path::new(program).components().count() == 1 && program != "-";
+        if is_name && let Some(report) = Self::of_program(program) {
+            return Ok(Some(report));
+        }
+        match Self::of_image(Path::new(program))? {
+            Some(report) => Ok(Some(report)),
+            None => Ok(Self::of_program(program)),
+        }
+    }
+
+    fn of_image(path: &Path) -> Result<Option<Self>, check_image::Error> {
+        let start = std::time::Instant::now();
+        let mut files = Vec::new();
+        let mut looked_at = 0;
+        let is_image = check_image::programs(path, |path, file| {
+            looked_at += 1;
+            files.extend(library::judge(file).iter().flat_map(|verdict| File::of(path, verdict)));
+        })?;
+        let seconds = start.elapsed().as_secs_f64();
+        Ok(is_image.map(|()| {
+            let seen = Seen::of(&files);
+            Self { program: path.to_owned(), seen, files, looked_at, seconds }
+        }))
+    }
+
+    fn of_program(program: &OsStr) -> Option<Self> {
         let search = std::env::var_os("PATH");
         // A library is executable for nobody, and may be asked for all the same.
         let path = PathBuf::from(program);
@@ -145,7 +176,9 @@ impl Report {
             Seen::All => ("Its TLS is seen.", Colour::Green),
             Seen::Some => ("Some of its TLS is seen, some is not: that stands above.", Colour::Yellow),
             Seen::None if self.files.is_empty() => {
-                ("No TLS library that is known: it speaks none, or has one of its own.", Colour::Yellow)
+                const WORDS: &str = "No TLS library that is known: it speaks none, loads one as it runs, or has one of \
+                                     its own.";
+                (WORDS, Colour::Yellow)
             }
             Seen::None => ("Its TLS is not seen: the reason stands above.", Colour::Red),
         };
@@ -216,7 +249,7 @@ mod tests {
 
     #[test]
     fn a_program_without_tls_says_so() {
-        let report = Report::of(OsStr::new("sh")).expect("every machine has a shell");
+        let report = Report::of_program(OsStr::new("sh")).expect("every machine has a shell");
         assert_eq!((report.seen, report.exit_code()), (Seen::None, 1));
         assert!(report.looked_at > 1, "the shell and its libraries");
         assert!(report.text(Terminal::PLAIN).starts_with("\nNo TLS library that is known"));
@@ -249,12 +282,12 @@ mod tests {
     fn a_program_with_rustls_says_how_it_is_seen() {
         // This test has the agent's own in it.
         let this = std::env::current_exe().expect("a test has a path");
-        let report = Report::of(this.as_os_str()).expect("it is there");
+        let report = Report::of_program(this.as_os_str()).expect("it is there");
         assert_eq!((report.seen, report.files[0].library), (Seen::All, Some("rustls")), "{report:?}");
     }
 
     #[test]
     fn no_program_is_no_report() {
-        assert!(Report::of(OsStr::new("/nowhere/to/be/found")).is_none());
+        assert!(Report::of(OsStr::new("/nowhere/to/be/found")).expect("no image").is_none());
     }
 }

@@ -292,14 +292,18 @@ Exit status:
      PROGRAM: all of its TLS that is known to be there would be seen
   1  something is missing
      PROGRAM: some of its TLS would not be seen, or none is known to be there
-  2  the command line is wrong, or there is no such program
+  2  the command line is wrong, or there is no such program or image
 
 Examples:
   sudo agentsight check
   agentsight check claude
+  docker save my-agent:1.2 | agentsight check -
   agentsight check -o json | jq '.results[] | select(.status != \"ok\")'")]
 pub struct Check {
-    /// A program or the path of a library: which TLS libraries it and what it links have, and how they would be probed
+    /// A program, a library or an image: which TLS libraries it and what it links have, and how they would be probed
+    ///
+    /// A program by its name or path, a library by its path. An image as an archive (of docker save, docker export or an OCI
+    /// layout; - for the standard input), or as a folder (an OCI layout, or a root file system): all its programs are looked at.
     #[arg(value_name = "PROGRAM", value_hint = ValueHint::CommandName)]
     pub program: Option<OsString>,
 

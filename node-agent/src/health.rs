@@ -177,6 +177,8 @@ pub struct Metrics {
     pub calls: Family<CallLabels, Counter>,
     /// Of those, calls with something missing.
     pub truncated_calls: Counter,
+    /// Calls that were seen twice, on the way to a sidecar and from there, and told once.
+    pub merged_calls: Counter,
     /// Finished requests to servers of the Model Context Protocol.
     pub mcp_requests: Counter,
     /// Requests that look like model calls in no known wire format.
@@ -195,6 +197,10 @@ pub struct Metrics {
     pub queue_bytes: Family<QueueLabel, Gauge>,
     /// Files with probes.
     pub attachments: Family<LibraryLabel, Gauge>,
+    /// Files with probes that were found by the look of their code, and gave no plaintext yet.
+    pub attachments_on_trial: Gauge,
+    /// Files whose probes were taken back, since what they took is no plaintext.
+    pub attachments_refuted: Counter,
     /// Grants that are in force.
     pub grants: Gauge,
     /// Selected processes with probes in at least one of their files.
@@ -328,6 +334,7 @@ impl Metrics {
             lost_bytes: Family::default(),
             calls: Family::default(),
             truncated_calls: Counter::default(),
+            merged_calls: Counter::default(),
             mcp_requests: Counter::default(),
             unknown_requests: Counter::default(),
             turns: Counter::default(),
@@ -337,6 +344,8 @@ impl Metrics {
             connections_open: Gauge::default(),
             queue_bytes: Family::default(),
             attachments: Family::default(),
+            attachments_on_trial: Gauge::default(),
+            attachments_refuted: Counter::default(),
             grants: Gauge::default(),
             traced_processes: Gauge::default(),
             untraceable_processes: Family::default(),
@@ -406,6 +415,7 @@ impl Metrics {
         agent.register_with_unit("lost", "Bytes lost", Unit::Bytes, it.lost_bytes.clone());
         agent.register("calls", "Finished model calls", it.calls.clone());
         agent.register("truncated_calls", "Model calls with something missing", it.truncated_calls.clone());
+        agent.register("merged_calls", "Calls that were seen twice, and told once", it.merged_calls.clone());
         agent.register("mcp_requests", "Finished requests to MCP servers", it.mcp_requests.clone());
         agent.register(
             "unknown_requests",
@@ -424,6 +434,16 @@ impl Metrics {
             it.queue_bytes.clone(),
         );
         agent.register("attachments", "Files with probes", it.attachments.clone());
+        agent.register(
+            "attachments_on_trial",
+            "Files with probes that were found by the look of their code, and gave no plaintext yet",
+            it.attachments_on_trial.clone(),
+        );
+        agent.register(
+            "attachments_refuted",
+            "Files whose probes were taken back, since what they took is no plaintext",
+            it.attachments_refuted.clone(),
+        );
         agent.register(
             "grants",
             "AgentTraceGrants that are in force; none until the kernel programs are loaded",

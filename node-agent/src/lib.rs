@@ -5,6 +5,7 @@
 pub mod capture;
 pub mod causality;
 pub mod check;
+pub mod check_image;
 pub mod check_program;
 pub mod child;
 pub mod cli;
@@ -22,5 +23,7 @@ pub mod record;
 pub mod resource;
 pub mod run;
 pub mod session;
+pub mod sightings;
 pub mod terminal;
 pub mod tree;
+pub mod twins;

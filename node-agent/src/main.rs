@@ -28,9 +28,16 @@ fn main() -> ExitCode {
             may_trace(&arguments).unwrap_or_else(|| cluster::run(&args))
         }
         Command::Check(cli::Check { program: Some(program), output }) => {
-            let Some(report) = check_program::Report::of(&program) else {
-                eprintln!("agentsight: no program {}", program.display());
-                return ExitCode::from(2);
+            let report = match check_program::Report::of(&program) {
+                Ok(Some(report)) => report,
+                Ok(None) => {
+                    eprintln!("agentsight: no program or image {}", program.display());
+                    return ExitCode::from(2);
+                }
+                Err(error) => {
+                    eprintln!("agentsight: {error}");
+                    return ExitCode::from(2);
+                }
             };
             let text = match output {
                 Format::Text => report.text(Terminal::of(&io::stdout())),

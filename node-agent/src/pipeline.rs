@@ -6,12 +6,16 @@ use crate::clock::{self, Clock};
 use crate::held::Held;
 use crate::policy::{ExporterId, Policy, Subjects};
 use crate::resource::{Item, Signal};
+use crate::sightings::{self, Sighting, Sign, Witness, is_encrypted};
+use crate::twins::{self, Twins};
 use agentsight_genai::call::{Call, Outcome};
 use agentsight_genai::connection::{self, Chunk, Connection, Limits, Protocol};
 use agentsight_genai::http::{Direction, End};
 use agentsight_genai::links::FingerprintKey;
 use agentsight_genai::mcp::{McpCall, Target};
-use agentsight_genai::providers::{self, Found, Heard, Mailbox, Models, Scheme, UnknownEndpoint};
+use agentsight_genai::providers::{
+    self, Found, Heard, Mailbox, McpSessions, Models, Scheme, UnknownEndpoint,
+};
 use agentsight_genai::semconv;
 use agentsight_genai::stdio::Dialogue;
 use agentsight_genai::telemetry::{
@@ -20,6 +24,7 @@ use agentsight_genai::telemetry::{
 use agentsight_genai::time::Timestamp;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::ffi::OsStr;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -75,6 +80,10 @@ pub struct Pipeline<S: Subjects, F: FnMut(&ExporterId, Item)> {
     key: FingerprintKey,
     /// When turns were looked at last, CLOCK_MONOTONIC, ns.
     looked: u64,
+    /// Calls that may be seen twice.
+    twins: Twins,
+    /// Told what speaks for and against probes.
+    witness: Option<Witness>,
     memory: usize,
     stats: Stats,
     shared: Arc<Mutex<Stats>>,
@@ -93,8 +102,12 @@ struct Open {
     touched: u64,
     /// What of its counters is already in the statistics.
     counted: connection::Counters,
-    /// What it was found to carry.
-    protocol: &'static str,
+    /// What it was found to carry; none where it is no HTTP.
+    protocol: Option<Protocol>,
+    /// What was written on it first was looked at.
+    looked_at: bool,
+    /// It goes without TLS.
+    plain: bool,
 }
 
 /// What reads a connection.
@@ -143,10 +156,10 @@ impl Reader {
         }
     }
 
-    fn protocol(&self) -> &'static str {
+    fn protocol(&self) -> Option<Protocol> {
         match self {
-            Reader::Http(connection) => protocol_name(connection.protocol()),
-            Reader::Mcp(_) => "mcp_stdio",
+            Reader::Http(connection) => Some(connection.protocol()),
+            Reader::Mcp(_) => None,
         }
     }
 }
@@ -160,6 +173,10 @@ struct Process<F> {
     /// Of the subjects, when they were asked for the policy.
     version: Option<u64>,
     connections: HashSet<u64>,
+    /// What some of them ask, and others answer.
+    sessions: McpSessions,
+    /// What was told of its probes.
+    told: sightings::Told,
     /// It ended, and what it started goes on: that is told as its doing.
     gone: bool,
 }
@@ -173,6 +190,8 @@ impl<F> Default for Process<F> {
             policy: None,
             version: None,
             connections: HashSet::new(),
+            sessions: McpSessions::default(),
+            told: sightings::Told::default(),
             gone: false,
         }
     }
@@ -211,6 +230,8 @@ pub struct Stats {
     pub deselected: u64,
     /// Calls with something missing.
     pub truncated_calls: u64,
+    /// Calls that were seen twice and told once.
+    pub merged_calls: u64,
     /// Finished requests to servers of the Model Context Protocol.
     pub mcp_requests: u64,
     /// Requests that look like calls, in no known format.
@@ -281,11 +302,19 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
             causality,
             key,
             looked: 0,
+            twins: Twins::default(),
+            witness: None,
             memory: 0,
             stats,
             shared,
             out,
         }
+    }
+
+    /// Tells `witness` whether what comes from TLS libraries is plaintext.
+    #[must_use]
+    pub fn telling(self, witness: Witness) -> Self {
+        Pipeline { witness: Some(witness), ..self }
     }
 
     /// Takes a batch of events.
@@ -320,7 +349,7 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
     pub fn patience(&self) -> Option<Duration> {
         match (self.waiting.is_empty(), self.causality.open_turns()) {
             (false, _) => Some(SOON),
-            (true, 0) => None,
+            (true, 0) if !self.twins.is_waiting() => None,
             (true, _) => Some(NOW_AND_THEN),
         }
     }
@@ -339,6 +368,8 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
             return;
         }
         self.looked = self.now;
+        let waited = self.twins.expired(self.now);
+        self.tell_calls(waited);
         self.causality.idle(self.clock.at(self.now));
         self.tell();
         let causality = &self.causality;
@@ -351,6 +382,8 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
         for key in open {
             self.close(key, now, End::Unknown);
         }
+        let waited = self.twins.finish();
+        self.tell_calls(waited);
         self.causality.finish(self.clock.at(now));
         self.tell();
         self.now = u64::MAX;
@@ -362,6 +395,7 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
         self.stats.connections = self.connections.len();
         self.stats.memory = self.memory;
         self.stats.causality = self.causality.counters();
+        self.stats.merged_calls += self.twins.take_merged();
         self.stats.turns = self.causality.open_turns();
         self.stats.causality_memory = self.causality.memory();
         self.shared.lock().expect("no holder panics").clone_from(&self.stats);
@@ -375,6 +409,10 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
                 self.stats.bytes[usize::from(direction == Direction::Received)] += data.len() as u64;
                 let chunk = Chunk { direction, at: self.clock.at(time), offset, data, lost_after: 0 };
                 self.data(connection, chunk, from_start, carrier, time);
+            }
+            What::Doubtful => {
+                self.stats.events[0] += 1;
+                self.sighted(process, Sign::Contradiction);
             }
             What::Held { batch, offset, data } => {
                 self.stats.events[0] += 1;
@@ -513,7 +551,12 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
         let protocol = open.reader.protocol();
         if protocol != open.protocol {
             open.protocol = protocol;
-            *self.stats.protocols.entry(protocol).or_default() += 1;
+            *self.stats.protocols.entry(protocol.map_or("mcp_stdio", protocol_name)).or_default() += 1;
+        }
+        let mut sign = None;
+        if !open.looked_at && chunk.direction == Direction::Sent && !chunk.data.is_empty() {
+            open.looked_at = true;
+            sign = protocol.and_then(|protocol| sign_of(protocol, chunk.data));
         }
         let counters = open.reader.counters();
         if counters != open.counted {
@@ -521,12 +564,12 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
             open.counted = counters;
         }
         let heard = std::mem::take(&mut *open.mailbox.lock().expect("no holder panics"));
-        let exchange = |exchange| ExchangeId { process: id.process, connection: id.ssl, exchange };
+        let plain = open.plain;
+        if let Some(sign) = sign {
+            self.sighted(id.process, sign);
+        }
         for heard in heard {
-            match heard {
-                Heard::Asked(asked) => self.causality.asked(exchange(asked.links.exchange), &asked),
-                Heard::NoCall(number) => self.causality.no_call(exchange(number)),
-            }
+            self.heard(key, &heard, plain);
         }
         for found in found {
             self.found(key, found);
@@ -560,7 +603,9 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
         if !self.connections.contains_key(&key) {
             // While the process is there to be asked.
             self.facts(id.process);
-            self.known(id.process).connections.insert(id.ssl);
+            let known = self.known(id.process);
+            known.connections.insert(id.ssl);
+            let sessions = known.sessions.clone();
             let mailbox = Mailbox::default();
             let reader = if carrier == Carrier::Stdio {
                 Reader::Mcp(Box::new(Dialogue::new(policy.calls.clone())))
@@ -569,7 +614,8 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
                 let models = Models::new(policy.calls.clone())
                     .over(scheme)
                     .with_key(self.key)
-                    .with_mailbox(mailbox.clone());
+                    .with_mailbox(mailbox.clone())
+                    .with_sessions(sessions);
                 let models = match name {
                     Some(name) => models.over_socket(name),
                     None => models,
@@ -583,10 +629,48 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
                 memory: 0,
                 touched: time,
                 counted: connection::Counters::default(),
-                protocol: protocol_name(Protocol::Undecided),
+                protocol: Some(Protocol::Undecided),
+                looked_at: carrier != Carrier::Tls,
+                plain: carrier != Carrier::Tls,
             };
             self.connections.insert(key, open);
         }
+    }
+
+    /// `key`: that of the connection, `plain`: which goes without TLS.
+    fn heard(&mut self, key: (ProcessId, u64), heard: &Heard, plain: bool) {
+        let exchange = |exchange| ExchangeId { process: key.0, connection: key.1, exchange };
+        match heard {
+            Heard::Asked(asked) => {
+                let id = exchange(asked.links.exchange);
+                let pod = self.pod(key.0);
+                if !self.twins.asked(id, pod, &asked.links.history, plain) {
+                    self.causality.asked(id, asked);
+                }
+            }
+            Heard::Mcp(call) => self.mcp(key.0, call),
+            Heard::NoCall(number) => {
+                let waited = self.twins.gone(exchange(*number));
+                self.causality.no_call(exchange(*number));
+                self.tell_calls(waited);
+            }
+        }
+    }
+
+    /// What two processes have to have alike so that one call of theirs may be told for both: the pod, and who is told.
+    fn pod(&mut self, process: ProcessId) -> u64 {
+        let cgroup = self.known(process).cgroup;
+        let mut hasher = DefaultHasher::new();
+        self.subjects.pod(process, cgroup).hash(&mut hasher);
+        self.policy(process).map(|policy| policy.traces.clone()).hash(&mut hasher);
+        hasher.finish()
+    }
+
+    fn sighted(&mut self, process: ProcessId, sign: Sign) {
+        let Some(witness) = self.witness.clone() else { return };
+        let known = self.known(process);
+        let from_exec = known.executable.is_some();
+        known.told.tell(&witness, Sighting { process, from_exec, sign });
     }
 
     /// Gives up the connections that are idle longest, until a tenth of the memory is free.
@@ -613,7 +697,13 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
         for found in found {
             self.found(key, found);
         }
+        let heard = std::mem::take(&mut *open.mailbox.lock().expect("no holder panics"));
+        for heard in heard.iter().filter(|heard| matches!(heard, Heard::Mcp(_))) {
+            self.heard(key, heard, open.plain);
+        }
+        let waited = self.twins.closed(key.0, key.1);
         self.causality.closed(key.0, key.1);
+        self.tell_calls(waited);
         self.tell();
         if let Some(process) = self.processes.get_mut(&key.0) {
             process.connections.remove(&key.1);
@@ -632,7 +722,7 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
     /// `key`: that of the connection.
     fn found(&mut self, key: (ProcessId, u64), found: Found) {
         match found {
-            Found::Call(call) => self.call(key, &call),
+            Found::Call(call) => self.call(key, *call),
             Found::Mcp(call) => self.mcp(key.0, &call),
             Found::Unknown(endpoint) => {
                 self.stats.unknown_requests += 1;
@@ -645,8 +735,26 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
         }
     }
 
-    fn call(&mut self, (process, connection): (ProcessId, u64), call: &Call) {
+    fn call(&mut self, (process, connection): (ProcessId, u64), call: Call) {
+        let id = ExchangeId { process, connection, exchange: call.links.exchange };
         // It was deselected while the call went on: nobody may be told.
+        let told = if self.policy(process).is_some() {
+            self.twins.call(id, call, self.now)
+        } else {
+            self.twins.gone(id).into_iter().collect()
+        };
+        self.tell_calls(told);
+    }
+
+    fn tell_calls(&mut self, calls: impl IntoIterator<Item = twins::Told>) {
+        for told in calls {
+            self.tell_call(&told);
+        }
+    }
+
+    fn tell_call(&mut self, told: &twins::Told) {
+        let twins::Told { id, call, upstream } = told;
+        let process = id.process;
         let Some(policy) = self.policy(process) else { return };
         let key = (semconv::operation_name(call.operation), call.provider, outcome_name(&call.outcome));
         *self.stats.calls.entry(key).or_default() += 1;
@@ -656,12 +764,12 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
             stats.truncated += u64::from(call.truncated);
         });
 
-        let id = ExchangeId { process, connection, exchange: call.links.exchange };
         // One call is one span, whichever exporters are told of it.
-        let Place { trace_id, span_id, parent } = self.causality.call(id, call);
+        let Place { trace_id, span_id, parent } = self.causality.call(*id, call);
         for output in &policy.outputs {
             if output.sampling.keeps(trace_id.0) {
-                let span = Box::new(semconv::span(call, &output.semconv));
+                let mut span = Box::new(semconv::span(call, &output.semconv));
+                span.attributes.extend(upstream.iter().flat_map(semconv::upstream));
                 let signal = Signal::Span { trace_id, span_id, parent: parent.clone(), span };
                 self.send(process, &output.exporter, signal);
             }
@@ -737,6 +845,7 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
             Some(_) => known.connections.iter().copied().collect(),
             None => known.connections.drain().collect(),
         };
+        let mut waited = Vec::new();
         for ssl in connections {
             let key = (process, ssl);
             match &policy {
@@ -748,11 +857,14 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
                 None => {
                     if let Some(open) = self.connections.remove(&key) {
                         self.memory = self.memory.saturating_sub(open.memory);
+                        // What waited for it was said by others, of whom somebody may still be told.
+                        waited.extend(self.twins.closed(process, ssl));
                         self.causality.closed(process, ssl);
                     }
                 }
             }
         }
+        self.tell_calls(waited);
         policy
     }
 
@@ -926,6 +1038,19 @@ fn protocol_name(protocol: Protocol) -> &'static str {
         Protocol::Tunnel => "tunnel",
         Protocol::Unknown => "unknown",
         Protocol::Desynchronised => "desynchronised",
+    }
+}
+
+/// What the first bytes that were written on a connection say of the probe that took them.
+fn sign_of(protocol: Protocol, data: &[u8]) -> Option<Sign> {
+    match protocol {
+        Protocol::Http1
+        | Protocol::Http2
+        | Protocol::WebSocket
+        | Protocol::ServerSide
+        | Protocol::Tunnel
+        | Protocol::Desynchronised => Some(Sign::Plaintext),
+        Protocol::Undecided | Protocol::Unknown => is_encrypted(data).then_some(Sign::Ciphertext),
     }
 }
 
@@ -1452,6 +1577,10 @@ mod tests {
             cgroup.unwrap_or(0)
         }
 
+        fn pod(&mut self, _: ProcessId, _: Option<u64>) -> u64 {
+            0
+        }
+
         fn resource(&mut self, facts: &Arc<Resource>, now: bool) -> Option<Arc<Resource>> {
             (now || self.borrow().known).then(|| facts.clone())
         }
@@ -1491,6 +1620,91 @@ mod tests {
             _ => None,
         };
         told.borrow().iter().filter_map(span).collect()
+    }
+
+    const AGENT: u32 = PID;
+    const SIDECAR: u32 = PID + 1;
+
+    fn said(tgid: u32, time: u64, way: Direction, bytes: &str) -> Vec<u8> {
+        data(tgid, time, way, 0, bytes.as_bytes(), bytes.len())
+    }
+
+    fn without_tls(mut record: Vec<u8>) -> Vec<u8> {
+        record[std::mem::offset_of!(agentsight_ebpf::TlsData, socket)] = 1;
+        record
+    }
+
+    /// An agent asks a sidecar, which asks a model, each in its own way.
+    fn asked_twice(agent: impl Fn(Vec<u8>) -> Vec<u8>) -> [Vec<u8>; 2] {
+        let to_sidecar = REQUEST.replace("api.openai.com", "localhost:4000");
+        [agent(said(AGENT, 20, Direction::Sent, &to_sidecar)), said(SIDECAR, 30, Direction::Sent, REQUEST)]
+    }
+
+    fn servers(items: &[Item]) -> Vec<(Value, Option<Value>)> {
+        let of = |span: &Span, name| attribute(span, name).cloned();
+        let server = |span: &Span| {
+            (of(span, "server.address").unwrap(), of(span, "agentsight.upstream.server.address"))
+        };
+        spans(items).iter().map(|(span, _)| server(span)).collect()
+    }
+
+    fn address(text: &'static str) -> Value {
+        Value::Str(text.into())
+    }
+
+    #[test]
+    fn a_call_that_a_sidecar_passes_on_is_told_once_as_the_agents_own() {
+        let mut records = asked_twice(without_tls).to_vec();
+        records.push(said(SIDECAR, 40, Direction::Received, &response()));
+        records.push(without_tls(said(AGENT, 50, Direction::Received, &response())));
+        let (items, stats) = run(None, &records);
+        assert_eq!(servers(&items), [(address("localhost"), Some(address("api.openai.com")))]);
+        assert_eq!((stats.merged_calls, stats.calls.values().sum::<u64>()), (1, 1));
+    }
+
+    #[test]
+    fn it_is_told_once_too_where_the_agent_has_its_answer_before_the_sidecars_is_seen() {
+        let mut records = asked_twice(without_tls).to_vec();
+        records.push(without_tls(said(AGENT, 40, Direction::Received, &response())));
+        records.push(said(SIDECAR, 50, Direction::Received, &response()));
+        let (items, stats) = run(None, &records);
+        assert_eq!(servers(&items), [(address("localhost"), None)]);
+        assert_eq!(stats.merged_calls, 1);
+    }
+
+    #[test]
+    fn what_the_server_answered_differently_is_two_calls() {
+        let other = response().replace("chatcmpl-1", "chatcmpl-2");
+        let mut records = asked_twice(without_tls).to_vec();
+        records.push(said(SIDECAR, 40, Direction::Received, &other));
+        records.push(without_tls(said(AGENT, 50, Direction::Received, &response())));
+        let (items, stats) = run(None, &records);
+        let expected = [(address("api.openai.com"), None), (address("localhost"), None)];
+        assert_eq!((servers(&items), stats.merged_calls), (expected.to_vec(), 0));
+    }
+
+    #[test]
+    fn two_that_ask_the_same_over_tls_are_two_however_alike() {
+        let mut records = asked_twice(|record| record).to_vec();
+        records.push(said(SIDECAR, 40, Direction::Received, &response()));
+        records.push(said(AGENT, 50, Direction::Received, &response()));
+        let (items, stats) = run(None, &records);
+        assert_eq!((servers(&items).len(), stats.merged_calls), (2, 0));
+    }
+
+    #[test]
+    fn what_waits_for_a_call_that_does_not_come_is_told_by_itself() {
+        let mut records = asked_twice(without_tls).to_vec();
+        records.push(said(SIDECAR, 40, Direction::Received, &response()));
+        let (subjects, told, _, mut run) = scripted();
+        subjects.borrow_mut().wanting(&[&wish("a", "x", Content::None)]);
+        run(&records);
+        assert_eq!(told_spans(&told).len(), 0, "it waits");
+        run(&[exit(PID + 2, 31_000_000_000, 0)]);
+        assert_eq!(told_spans(&told).len(), 1, "not for ever");
+        run(&[exit(AGENT, 32_000_000_000, 0)]);
+        let outcomes: Vec<_> = told_spans(&told).iter().map(|(_, span)| span.status.clone()).collect();
+        assert_eq!(outcomes.len(), 2, "{outcomes:?}");
     }
 
     #[test]

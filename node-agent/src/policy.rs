@@ -210,6 +210,9 @@ pub trait Subjects {
     /// traces.
     fn scope(&mut self, process: ProcessId, cgroup: Option<u64>) -> u64;
 
+    /// What one process says may be passed on by those of the same pod, and by no others.
+    fn pod(&mut self, process: ProcessId, cgroup: Option<u64>) -> u64;
+
     /// Reads what only the living process can tell. `executable` is what its last exec was given.
     fn facts(&mut self, process: ProcessId, cgroup: Option<u64>, executable: Option<&Path>) -> Self::Facts;
 

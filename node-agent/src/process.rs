@@ -51,6 +51,10 @@ impl Subjects for Host {
         0
     }
 
+    fn pod(&mut self, _process: ProcessId, _cgroup: Option<u64>) -> u64 {
+        0
+    }
+
     fn facts(
         &mut self,
         process: ProcessId,

@@ -153,6 +153,7 @@ pub(crate) fn refresh(metrics: &Metrics, sources: &Sources<'_>) -> Result<(), ca
         set_total(&metrics.calls.get_or_create(&CallLabels { operation, provider, outcome }), count);
     }
     set_total(&metrics.truncated_calls, stats.truncated_calls);
+    set_total(&metrics.merged_calls, stats.merged_calls);
     set_total(&metrics.mcp_requests, stats.mcp_requests);
     set_total(&metrics.unknown_requests, stats.unknown_requests);
     let causes = stats.causality;
@@ -174,6 +175,7 @@ pub(crate) fn refresh(metrics: &Metrics, sources: &Sources<'_>) -> Result<(), ca
     if let Some(capture) = sources.capture {
         totals += capture.totals()?;
     }
+    set_total(&metrics.attachments_refuted, totals.refuted_files);
     let kernel = totals.counters;
     set_total(&metrics.tls_calls, kernel.tls_calls);
     set_total(&metrics.tls_bytes, kernel.tls_bytes);
@@ -236,11 +238,14 @@ pub(crate) fn refresh(metrics: &Metrics, sources: &Sources<'_>) -> Result<(), ca
 fn processes(metrics: &Metrics, capture: Option<&Capture>) {
     for library in Library::ALL {
         let files = capture.map_or(0, |capture| {
-            capture.attachments().probed().filter(|probed| probed.libraries.contains(&library)).count()
+            capture.attachments().probed().filter(|probed| probed.holds(library)).count()
         });
         let gauge = metrics.attachments.get_or_create(&LibraryLabel { library: library.name() });
         gauge.set(files.try_into().unwrap_or(i64::MAX));
     }
+    let on_trial = capture
+        .map_or(0, |capture| capture.attachments().probed().filter(|probed| probed.is_on_trial()).count());
+    metrics.attachments_on_trial.set(on_trial.try_into().unwrap_or(i64::MAX));
     let coverage = capture.map(Capture::coverage).unwrap_or_default();
     metrics.traced_processes.set(coverage.traced.try_into().unwrap_or(i64::MAX));
     // A reason that no process has any more goes to zero, not away.

@@ -194,12 +194,13 @@ impl Session {
             .spawn({
                 let (exporter, display, stats) =
                     (outputs.exporter.clone(), outputs.display.clone(), stats.clone());
+                let witness = capture.witness();
                 move || {
                     let out = |_: &ExporterId, item: Item| {
                         display.lock().expect("no holder panics").add(&item);
                         exporter.send(item);
                     };
-                    Pipeline::new(settings, host, stats, out).run(&batches);
+                    Pipeline::new(settings, host, stats, out).telling(witness).run(&batches);
                 }
             })
             .map_err(|source| Error::System { what: "start the thread of the pipeline", source })?;
@@ -284,6 +285,7 @@ fn report(counters: &Counters, stats: &Stats) {
         captured_bytes = counters.captured_bytes,
         events = stats.events.iter().sum::<u64>(),
         calls = stats.calls.values().sum::<u64>(),
+        merged_calls = stats.merged_calls,
         "the tracing has ended"
     );
     if counters.lost_bytes() + counters.ring_full_records > 0 {

@@ -1,6 +1,7 @@
 // A model server and its client, with nothing but the standard library.
 //
 //	serve CA-FILE                    listens on loopback, says where, serves until its input ends; `-`: without TLS
+//	front BASE CA-FILE               as serve, by HTTP/2 and no other, and has the server at BASE answer
 //	ask BASE CA-FILE PROTOCOL N      asks N questions at once by HTTP/1.1 (h1) or HTTP/2 (h2), every other as a stream,
 //	                                 twice over the same connections, and says what it got
 package main
@@ -21,6 +22,8 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"strconv"
 	"strings"
@@ -31,13 +34,17 @@ import (
 func main() {
 	switch {
 	case len(os.Args) == 3 && os.Args[1] == "serve":
-		serve(os.Args[2])
+		serve(http.HandlerFunc(answer), os.Args[2], true)
+	case len(os.Args) == 4 && os.Args[1] == "front":
+		base, err := url.Parse(os.Args[2])
+		must(err)
+		serve(httputil.NewSingleHostReverseProxy(base), os.Args[3], false)
 	case len(os.Args) == 6 && os.Args[1] == "ask":
 		count, err := strconv.Atoi(os.Args[5])
 		must(err)
 		ask(os.Args[2], os.Args[3], os.Args[4] == "h2", count)
 	default:
-		fmt.Fprintln(os.Stderr, "usage: serve CA-FILE | ask BASE CA-FILE h1|h2 N")
+		fmt.Fprintln(os.Stderr, "usage: serve CA-FILE | front BASE CA-FILE | ask BASE CA-FILE h1|h2 N")
 		os.Exit(2)
 	}
 }
@@ -86,13 +93,13 @@ func answer(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprint(w, "data: [DONE]\n\n")
 }
 
-func serve(caFile string) {
+func serve(handler http.Handler, caFile string, http1 bool) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	must(err)
-	server := &http.Server{Handler: http.HandlerFunc(answer)}
+	server := &http.Server{Handler: handler, Protocols: new(http.Protocols)}
+	server.Protocols.SetHTTP1(http1)
+	server.Protocols.SetHTTP2(true)
 	if caFile == "-" {
-		server.Protocols = new(http.Protocols)
-		server.Protocols.SetHTTP1(true)
 		server.Protocols.SetUnencryptedHTTP2(true)
 		go func() { must(server.Serve(listener)) }()
 	} else {

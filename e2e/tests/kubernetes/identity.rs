@@ -1,7 +1,7 @@
 //! Who made a call: every kind of pod and container, and nobody that was not selected.
 
 use crate::workload::{agent_trace, caller, deployment, job, pod};
-use crate::world::{PATIENCE, World, eventually, resource, response_id};
+use crate::world::{PATIENCE, SYSTEM, World, eventually, resource, response_id};
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -72,6 +72,21 @@ pub(crate) fn an_agent_in_a_deployment(world: &World) {
     assert_eq!(head, ["NAME", "ACCEPTED", "ACTIVE", "PODS", "TRACED", "CALLS", "DROPPED", "AGE"], "{table}");
     let row: Vec<_> = table.lines().nth(1).unwrap_or_default().split_whitespace().collect();
     assert_eq!(row[..4], ["everything", "True", "True", "1"], "{table}");
+
+    eventually("the node says by what it is traced", PATIENCE, || {
+        let nodes = world.list(SYSTEM, "agenttracenodes", "");
+        let grants =
+            nodes.iter().flat_map(|node| node["status"]["grants"].as_array().cloned().unwrap_or_default());
+        let ways: Vec<_> =
+            grants.flat_map(|grant| grant["traced"].as_array().cloned().unwrap_or_default()).collect();
+        let by_name = |way: &Value| {
+            way["library"] == "openssl"
+                && way["foundBy"] == "symbols"
+                && way["state"] == "Confirmed"
+                && way["count"] == 1
+        };
+        if ways.iter().any(by_name) { Ok(()) } else { Err(format!("{ways:?}")) }
+    });
 
     // The other examples, as they are.
     world.kubectl(&["delete", "-n", namespace, "-f", &example("agenttrace.yaml")]);

@@ -41,7 +41,8 @@ struct tls_data {
 	u8 from_start;	/* the connection was seen from its beginning */
 	u8 socket;	/* enum carried */
 	u8 held;	/* it was not sent yet: `ssl` is the batch that a struct tls_sent names later, `offset` counts from its start */
-	u8 pad[4];
+	u8 doubtful;	/* the call did what no such call does: `length` is 0, and nothing but the process is certain */
+	u8 pad[3];
 	u8 data[];
 };
 

@@ -78,21 +78,43 @@ int sendfile_enter(struct pt_regs *regs)
 	return enter(regs, DIRECTION_WRITE, 0, 1);
 }
 
-/* How many bytes the call moved; not positive: none. */
-static __always_inline s64 moved_bytes(struct pt_regs *regs, const struct call *call)
+/* How many bytes the call moved; not positive: none. Never more than asked for: a wrong attachment must not make up bytes,
+ * and is known by that. */
+static __always_inline s64 moved_bytes(struct pt_regs *regs, const struct call *call, int *doubtful)
 {
 	u64 moved = 0;
 
 	if (call->sendfile)
 		return (s64)RESULT(regs);
-	if (!call->moved)
-		return (s32)RESULT(regs);
+	if (!call->moved) {
+		if ((s32)RESULT(regs) <= (s32)call->size)
+			return (s32)RESULT(regs);
+		*doubtful = 1;
+		return 0;
+	}
 	if ((s32)RESULT(regs) != 1)
 		return 0;
 	if (bpf_probe_read_user(&moved, sizeof(moved), (void *)call->moved))
 		return 0;
-	/* No more than asked for: a wrong attachment must not make up bytes. */
-	return moved <= call->size ? (s64)moved : 0;
+	if (moved <= call->size)
+		return (s64)moved;
+	*doubtful = 1;
+	return 0;
+}
+
+static __always_inline void tell_doubtful(struct counters *counters, struct control *control)
+{
+	struct tls_data *event = bpf_ringbuf_reserve(&ring, sizeof(*event), 0);
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+
+	if (!event) {
+		count(&counters->ring_full_records, 1);
+		return;
+	}
+	__builtin_memset(event, 0, sizeof(*event));
+	fill_header(&event->header, EVENT_TLS_DATA, bpf_get_current_pid_tgid() >> 32, start_of(task), bpf_ktime_get_ns());
+	event->doubtful = 1;
+	bpf_ringbuf_submit(event, wakeup(control));
 }
 
 SEC("uretprobe")
@@ -104,6 +126,8 @@ int leave(struct pt_regs *regs)
 	struct counters *counters = get_counters();
 	struct control *control = get_control();
 	struct output output;
+	int doubtful = 0;
+	s64 moved;
 
 	if (!control || !counters)
 		return 0;
@@ -114,7 +138,10 @@ int leave(struct pt_regs *regs)
 	}
 	output.call = *entered;
 	bpf_map_delete_elem(&calls, &key);
-	return finish(&output, moved_bytes(regs, &output.call), counters, control);
+	moved = moved_bytes(regs, &output.call, &doubtful);
+	if (doubtful)
+		tell_doubtful(counters, control);
+	return finish(&output, moved, counters, control);
 }
 
 /* SSL *SSL_new(SSL_CTX *): from here on the connection is known from its start, and a reused address is another one. */

@@ -78,6 +78,7 @@ static __always_inline void fill_data(struct tls_data *event, const struct outpu
 	event->from_start = output->connection.from_start;
 	event->socket = output->socket;
 	event->held = output->held;
+	event->doubtful = 0;
 	__builtin_memset(event->pad, 0, sizeof(event->pad));
 }
 
@@ -99,7 +100,9 @@ static __always_inline void send_piece(const struct output *output, u64 at, u32 
 		length = room;
 	if (bpf_probe_read_user(event->data, length, (void *)(output->call.buffer + at))) {
 		count(&output->counters->fault_bytes, length);
-		bpf_ringbuf_discard(event, flags);
+		fill_data(event, output, at, 0);
+		event->doubtful = 1;
+		bpf_ringbuf_submit(event, flags);
 		return;
 	}
 	fill_data(event, output, at, length);

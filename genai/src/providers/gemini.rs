@@ -18,6 +18,19 @@ pub(super) const FORMAT: Format = Format {
     event,
 };
 
+/// `…:embedContent` and `…:batchEmbedContents`. Neither the texts nor the vectors are ever kept.
+pub(super) const EMBED: Format = Format {
+    operation: Operation::Embeddings,
+    request_filter: embed_request_filter,
+    response_filter: embed_response_filter,
+    event_filter: embed_response_filter,
+    is_request: is_embed_request,
+    history: history::none,
+    request: embed_request,
+    whole: embed_response,
+    event: embed_response,
+};
+
 /// The path says that it is one, and names the model.
 fn is_request(body: &Value, hints: &Hints) -> bool {
     hints.model_in_path
@@ -30,6 +43,7 @@ fn request_filter(path: &[Step], content: bool) -> Keep {
         [] | ["generationConfig" | "generation_config"] => Keep::Into,
         ["generationConfig" | "generation_config", "responseSchema" | "response_schema"] => Keep::Nothing,
         ["generationConfig" | "generation_config", _] => Keep::Into,
+        ["model"] => Keep::Into,
         ["generationConfig" | "generation_config", "stopSequences" | "stop_sequences", "*"] => Keep::Into,
         ["generationConfig" | "generation_config", "responseModalities" | "response_modalities", "*"] => {
             Keep::Into
@@ -68,6 +82,7 @@ fn request(body: &mut Value, content: bool) -> Request {
         _ => None,
     };
     Request {
+        model: model(body),
         max_tokens: fields::int(config, "maxOutputTokens"),
         temperature: fields::float(config, "temperature"),
         top_p: fields::float(config, "topP"),
@@ -84,6 +99,12 @@ fn request(body: &mut Value, content: bool) -> Request {
         content: content.then(|| request_content(body)),
         ..Request::default()
     }
+}
+
+/// By gRPC the model is named in the message: `models/…`, `projects/…/models/…`.
+fn model(body: &Value) -> Option<String> {
+    let name = fields::text(body, "model")?;
+    name.rsplit('/').next().filter(|name| !name.is_empty()).map(str::to_owned)
 }
 
 fn request_content(body: &mut Value) -> RequestContent {
@@ -214,9 +235,7 @@ fn camel(name: &str) -> String {
 
 /// A chunk of a stream, or the whole response.
 fn event(answer: &mut Answer, body: &mut Value) {
-    if let Some(mut failure) = answer::failure(body, answer.wants_content()) {
-        let status = body.get("error").and_then(|error| fields::text(error, "status"));
-        failure.kind = status.or(failure.kind);
+    if let Some(failure) = failure(answer, body) {
         answer.failure = Some(failure);
         return;
     }
@@ -253,6 +272,70 @@ fn event(answer: &mut Answer, body: &mut Value) {
     if let Some(usage) = usage(body, dialect) {
         answer.response.usage = usage;
     }
+}
+
+fn is_embed_request(body: &Value, hints: &Hints) -> bool {
+    let asks = body.get("content").is_some_and(Value::is_object)
+        || body.get("requests").is_some_and(Value::is_array);
+    hints.model_in_path && asks
+}
+
+fn embed_request_filter(path: &[Step], _: bool) -> Keep {
+    let Some(names) = super::names(path) else { return Keep::Nothing };
+    match names.as_slice() {
+        [] | ["requests"] => Keep::Into,
+        // All are for one model, and of one length.
+        ["requests", "*"] if path[1] == Step::Index(0) => Keep::Into,
+        ["content"] => Keep::Kind,
+        [.., "model" | "outputDimensionality" | "output_dimensionality"] => Keep::Into,
+        _ => Keep::Nothing,
+    }
+}
+
+fn embed_response_filter(path: &[Step], content: bool) -> Keep {
+    let Some(names) = super::names(path) else { return Keep::Nothing };
+    match names.as_slice() {
+        [] | ["embedding" | "embeddings" | "usageMetadata"] | ["usageMetadata", "promptTokenCount"] => {
+            Keep::Into
+        }
+        ["embeddings", "*"] if path[1] == Step::Index(0) => Keep::Into,
+        ["embedding", "values"] | ["embeddings", "*", "values"] => Keep::Count,
+        ["error"] | ["error", "code" | "status"] => Keep::Into,
+        ["error", "message"] if content => Keep::All,
+        _ => Keep::Nothing,
+    }
+}
+
+fn embed_request(body: &mut Value, _: bool) -> Request {
+    camel_case(body);
+    let none = Value::Null;
+    let first = body.pointer("/requests/0").unwrap_or(&none);
+    Request {
+        model: model(body).or_else(|| model(first)),
+        dimensions: fields::int(body, "outputDimensionality")
+            .or_else(|| fields::int(first, "outputDimensionality")),
+        ..Request::default()
+    }
+}
+
+fn embed_response(answer: &mut Answer, body: &mut Value) {
+    if let Some(failure) = failure(answer, body) {
+        answer.failure = Some(failure);
+        return;
+    }
+    let first = body.get("embedding").or_else(|| body.pointer("/embeddings/0"));
+    let length = first.and_then(|first| fields::int(first, "values")).filter(|length| *length > 0);
+    answer.response.dimensions = length;
+    answer.response.usage.input =
+        body.get("usageMetadata").and_then(|usage| fields::int(usage, "promptTokenCount"));
+    answer.recognised |= length.is_some();
+}
+
+fn failure(answer: &Answer, body: &Value) -> Option<Failure> {
+    let mut failure = answer::failure(body, answer.wants_content())?;
+    let status = body.get("error").and_then(|error| fields::text(error, "status"));
+    failure.kind = status.or(failure.kind);
+    Some(failure)
 }
 
 /// How a client asked for enumerations.

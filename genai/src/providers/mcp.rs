@@ -80,10 +80,10 @@ pub(crate) struct Asked {
 #[derive(Debug)]
 pub(crate) struct Reply {
     pub(crate) id: String,
-    outcome: Outcome,
+    pub(crate) outcome: Outcome,
     pub(crate) protocol_version: Option<String>,
-    result: Option<Value>,
-    content_truncated: bool,
+    pub(crate) result: Option<Value>,
+    pub(crate) content_truncated: bool,
 }
 
 /// What a request was carried by, and when.
@@ -104,30 +104,36 @@ impl Reader {
     pub(super) fn new(models: &Models, head: &RequestHead) -> Option<Reader> {
         let has = |name: &str, word: &str| head.headers.all(name).any(|value| value.contains(word));
         let both = has("accept", "application/json") && has("accept", "text/event-stream");
-        if !both || !has("content-type", "application/json") {
-            return None;
-        }
+        (both && has("content-type", "application/json")).then(|| Self::of(models, head))
+    }
+
+    /// How much is kept of a message whose content may have so many bytes.
+    pub(super) fn limits(texts: usize) -> json::Limits {
+        json::Limits { facts: MAX_FACTS, texts }
+    }
+
+    /// A POST that is one of MCP's, if its body is.
+    pub(super) fn of(models: &Models, head: &RequestHead) -> Reader {
         let settings = &models.settings;
-        let limits = |texts| json::Limits { facts: MAX_FACTS, texts };
         let header = |name: &str| head.headers.get(name).map(str::to_owned);
-        Some(Reader {
+        Reader {
             server: models.server(head),
             parent: trace_context::parent(&head.headers),
             session_id: header("mcp-session-id"),
             protocol_version: header("mcp-protocol-version"),
             content: settings.content,
-            limits: limits(settings.max_response_content),
+            limits: Self::limits(settings.max_response_content),
             start: head.at,
             request: json::Reader::new(
                 request_filter,
                 settings.content,
-                limits(settings.max_request_content),
+                Self::limits(settings.max_request_content),
             ),
             truncated: false,
             status: None,
             body: Body::Ignored,
             reply: None,
-        })
+        }
     }
 
     pub(super) fn request_body(&mut self, data: &[u8]) {

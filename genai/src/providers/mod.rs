@@ -12,8 +12,10 @@ mod dialogue;
 mod fields;
 mod gemini;
 mod generate;
+mod grpc;
 mod history;
 pub(crate) mod mcp;
+mod mcp_sse;
 mod ollama;
 mod openai;
 mod openai_chat;
@@ -24,7 +26,8 @@ mod openai_responses;
 mod trace_context;
 
 use crate::call::{Api, Call, Operation, Outcome, Request, Server, Timing};
-use crate::http::{Direction, End, Exchange, Exchanges, Progress, RequestHead, ResponseHead};
+use crate::grpc::is_grpc;
+use crate::http::{Direction, End, Exchange, Exchanges, Headers, Progress, RequestHead, ResponseHead};
 use crate::json::{self, Filter, Keep, Step};
 use crate::links::{FingerprintKey, Links};
 use crate::mcp::McpCall;
@@ -35,6 +38,7 @@ use crate::{eventstream, values};
 use answer::Answer;
 use base64::Engine;
 pub use dialogue::ModelDialogue;
+pub use mcp_sse::McpSessions;
 use serde_json::Value;
 use std::sync::{Arc, Mutex};
 
@@ -66,6 +70,7 @@ pub struct Models {
     socket: Option<Server>,
     key: FingerprintKey,
     mailbox: Option<Mailbox>,
+    sessions: McpSessions,
     exchanges: u64,
 }
 
@@ -79,6 +84,8 @@ pub enum Heard {
     Asked(Box<Asked>),
     /// Of an exchange whose request was complete: it is no call after all. By [`Links::exchange`].
     NoCall(u64),
+    /// A request to a server of the Model Context Protocol that is answered elsewhere than where it was asked.
+    Mcp(Box<McpCall>),
 }
 
 /// A request that is complete, while its response is not: what it is joined by, before the call is there.
@@ -158,6 +165,7 @@ impl Models {
             socket: None,
             key: FingerprintKey::default(),
             mailbox: None,
+            sessions: McpSessions::default(),
             exchanges: 0,
         }
     }
@@ -187,6 +195,11 @@ impl Models {
         Models { mailbox: Some(mailbox), ..self }
     }
 
+    /// Shares the sessions of the process with its other connections; what is heard of them goes to the mailbox.
+    pub fn with_sessions(self, sessions: McpSessions) -> Models {
+        Models { sessions, ..self }
+    }
+
     /// Where a request went.
     fn server(&self, head: &RequestHead) -> Option<Server> {
         self.socket.clone().or_else(|| named_server(head, self.scheme))
@@ -200,10 +213,29 @@ impl Exchanges for Models {
     fn open(&mut self, head: &RequestHead) -> Option<ModelExchange> {
         let upgrades = head.method == "GET"
             && head.headers.get("upgrade").is_some_and(|name| name.eq_ignore_ascii_case("websocket"));
+        if head.method == "GET" && !upgrades {
+            let stream = mcp_sse::Stream::new(self, head);
+            return stream.map(|stream| ModelExchange(Kind::Stream(Box::new(stream))));
+        }
         if head.method != "POST" && !upgrades {
             return None;
         }
+        // Before its path is looked at: that of many servers is `/messages`.
+        if let Some(post) = mcp_sse::Post::new(self, head) {
+            return Some(ModelExchange(Kind::Post(Box::new(post))));
+        }
         let host = named_server(head, self.scheme).map_or_else(String::new, |server| server.address);
+        if is_grpc(&head.headers) {
+            return match grpc::method(&head.path) {
+                grpc::Asked::Call(method) => {
+                    self.exchanges += 1;
+                    let reader = grpc::Reader::new(self, head, &method);
+                    Some(ModelExchange(Kind::Grpc(Box::new(reader))))
+                }
+                grpc::Asked::Unknown => Some(ModelExchange(Kind::Unknown(grpc::endpoint(head, &host)))),
+                grpc::Asked::Other => None,
+            };
+        }
         let path = head.path.trim_end_matches('/');
         let known = api(&self.settings.endpoints, &host, path);
         if upgrades {
@@ -223,8 +255,14 @@ impl Exchanges for Models {
             }
             None => {
                 // Known not to be calls: counting tokens, and the batch and file services beside the calls.
-                const NO_CALLS: &[&str] =
-                    &["/count_tokens", "/input_tokens", "/moderations", "/batches", "/compact"];
+                const NO_CALLS: &[&str] = &[
+                    "/count_tokens",
+                    ":countTokens",
+                    "/input_tokens",
+                    "/moderations",
+                    "/batches",
+                    "/compact",
+                ];
                 let json = head.headers.get("content-type").is_some_and(|kind| kind.contains("json"));
                 let sniffed = json && !NO_CALLS.iter().any(|end| head.path.ends_with(end));
                 sniffed.then(|| {
@@ -253,6 +291,8 @@ fn api(endpoints: &[Endpoint], host: &str, path: &str) -> Option<(Api, bool)> {
         ("/messages", Api::AnthropicMessages),
         (":generateContent", Api::GoogleGenerateContent),
         (":streamGenerateContent", Api::GoogleGenerateContent),
+        (":embedContent", Api::GoogleEmbedContent),
+        (":batchEmbedContents", Api::GoogleEmbedContent),
         // Anthropic's models on Vertex AI.
         (":rawPredict", Api::AnthropicMessages),
         (":streamRawPredict", Api::AnthropicMessages),
@@ -337,10 +377,15 @@ fn provider(api: Api, host: &str, path: &str) -> &'static str {
         Api::TgiGenerate => "huggingface",
         Api::LlamaCppCompletion => "llama_cpp",
         Api::Rerank => "_OTHER",
-        Api::GoogleGenerateContent if path.contains("/publishers/") || path.contains("/projects/") => {
+        Api::GoogleGenerateContent | Api::GoogleEmbedContent
+            if ["/publishers/", "/projects/", "/google.cloud.aiplatform."]
+                .iter()
+                .any(|part| path.contains(part)) =>
+        {
             "gcp.vertex_ai"
         }
-        Api::GoogleGenerateContent => "gcp.gemini",
+        Api::GoogleGenerateContent | Api::GoogleEmbedContent => "gcp.gemini",
+        Api::XaiChat => "x_ai",
         _ => "openai",
     };
     let known = HOSTS.iter().find(|(name, _)| {
@@ -361,9 +406,16 @@ pub struct ModelExchange(Kind);
 #[derive(Debug)]
 enum Kind {
     Call(Box<CallReader>),
+    Grpc(Box<grpc::Reader>),
     Other(Box<Other>),
+    /// By its name alone it may be a call, in no format that is known.
+    Unknown(UnknownEndpoint),
     /// It asks for a WebSocket. Refused, it was no call: nothing had been asked of a model.
     Handshake(Box<ModelDialogue>),
+    /// It may be the stream of a session of MCP's.
+    Stream(Box<mcp_sse::Stream>),
+    /// It goes to the endpoint of such a session.
+    Post(Box<mcp_sse::Post>),
 }
 
 /// What goes to no path of a model's.
@@ -379,35 +431,54 @@ impl Exchange for ModelExchange {
     fn request_body(&mut self, data: &[u8]) {
         match &mut self.0 {
             Kind::Call(call) => call.request_body(data),
+            Kind::Grpc(call) => call.request_body(data),
             Kind::Other(other) => {
                 if let Some(mcp) = &mut other.mcp {
                     mcp.request_body(data);
                 }
                 other.sniffer.request_body(data);
             }
-            Kind::Handshake(_) => {}
+            Kind::Post(post) => post.request_body(data),
+            Kind::Unknown(_) | Kind::Handshake(_) | Kind::Stream(_) => {}
         }
     }
 
     fn request_end(&mut self) {
-        if let Kind::Call(call) = &mut self.0 {
-            call.request_end();
+        match &mut self.0 {
+            Kind::Call(call) => call.request_end(),
+            Kind::Grpc(call) => call.request_end(),
+            Kind::Post(post) => post.request_end(),
+            Kind::Other(_) | Kind::Unknown(_) | Kind::Handshake(_) | Kind::Stream(_) => {}
         }
     }
 
-    fn response_head(&mut self, head: &ResponseHead, _at: Timestamp) {
+    fn response_head(&mut self, head: &ResponseHead, at: Timestamp) {
         match &mut self.0 {
             Kind::Call(call) => call.response_head(head),
+            Kind::Grpc(call) => call.response_head(head),
             Kind::Other(other) => other.mcp.iter_mut().for_each(|mcp| mcp.response_head(head)),
-            Kind::Handshake(_) => {}
+            Kind::Stream(stream) => stream.response_head(head),
+            Kind::Post(post) => post.response_head(head, at),
+            Kind::Unknown(_) | Kind::Handshake(_) => {}
         }
     }
 
     fn response_body(&mut self, data: &[u8], at: Timestamp) -> Progress {
         match &mut self.0 {
             Kind::Call(call) => call.response_body(data, at),
+            Kind::Grpc(call) => {
+                call.response_body(data, at);
+                Progress::More
+            }
             Kind::Other(other) => other.mcp.as_mut().map_or(Progress::More, |mcp| mcp.response_body(data)),
-            Kind::Handshake(_) => Progress::More,
+            Kind::Stream(stream) => stream.response_body(data, at),
+            Kind::Unknown(_) | Kind::Handshake(_) | Kind::Post(_) => Progress::More,
+        }
+    }
+
+    fn response_trailers(&mut self, trailers: &Headers) {
+        if let Kind::Grpc(call) = &mut self.0 {
+            call.response_trailers(trailers);
         }
     }
 
@@ -415,20 +486,41 @@ impl Exchange for ModelExchange {
         match (&mut self.0, side) {
             (Kind::Call(call), Direction::Sent) => call.request_lost = true,
             (Kind::Call(call), Direction::Received) => call.response_lost = true,
+            (Kind::Grpc(call), side) => call.lost(side),
             (Kind::Other(other), side) => other.mcp.iter_mut().for_each(|mcp| mcp.lost(side)),
-            (Kind::Handshake(_), _) => {}
+            (Kind::Stream(stream), side) => stream.lost(side),
+            (Kind::Post(post), side) => post.lost(side),
+            (Kind::Unknown(_) | Kind::Handshake(_), _) => {}
+        }
+    }
+
+    fn memory(&self) -> usize {
+        match &self.0 {
+            Kind::Grpc(call) => call.memory(),
+            Kind::Call(_)
+            | Kind::Other(_)
+            | Kind::Unknown(_)
+            | Kind::Handshake(_)
+            | Kind::Stream(_)
+            | Kind::Post(_) => 0,
         }
     }
 
     fn finish(self, at: Timestamp, end: End) -> Option<Found> {
         match self.0 {
             Kind::Call(call) => call.finish(at, end),
+            Kind::Grpc(call) => call.finish(at, end),
+            Kind::Unknown(endpoint) => Some(Found::Unknown(endpoint)),
             Kind::Other(other) => {
                 let Other { mcp, mut sniffer } = *other;
                 let call = mcp.and_then(|mcp| mcp.finish(at, end)).map(|call| Found::Mcp(Box::new(call)));
                 call.or_else(|| sniffer.found().map(Found::Unknown))
             }
-            Kind::Handshake(_) => None,
+            Kind::Stream(stream) => {
+                stream.finish(at, end);
+                None
+            }
+            Kind::Handshake(_) | Kind::Post(_) => None,
         }
     }
 }
@@ -498,6 +590,8 @@ fn format(api: Api, model: Option<&str>) -> &'static Format {
         Api::OpenAiEmbeddings => &openai_embeddings::FORMAT,
         Api::AnthropicMessages => &anthropic::FORMAT,
         Api::GoogleGenerateContent => &gemini::FORMAT,
+        Api::GoogleEmbedContent => &gemini::EMBED,
+        Api::XaiChat => &grpc::xai::FORMAT,
         Api::BedrockConverse => &bedrock::FORMAT,
         Api::BedrockInvoke => bedrock_format(model.unwrap_or("")),
         Api::CohereChat => &cohere::CHAT,
@@ -614,8 +708,10 @@ enum Body {
     Messages(eventstream::Parser),
     /// JSON texts one after the other, or in one array.
     Values(values::Splitter),
-    /// Events that are there whole: messages of a WebSocket.
+    /// Events that are there whole: messages of a WebSocket, or of a stream by gRPC.
     Pushed,
+    /// The one message of an answer by gRPC, which has been read.
+    Message,
 }
 
 /// What joins the request with other calls.
@@ -684,6 +780,13 @@ impl CallReader {
         if let History::Underway(reading) = &mut self.history {
             reading.push(data);
         }
+    }
+
+    /// Nothing of the request is certain.
+    fn forget_request(&mut self) {
+        let nothing = json::Limits { facts: 0, texts: 0 };
+        self.request = json::Reader::new(self.format.request_filter, false, nothing);
+        self.history = History::Read(Box::new(Links { exchange: self.exchange, ..Links::default() }));
     }
 
     fn request_end(&mut self) {
@@ -783,7 +886,7 @@ impl CallReader {
                 };
                 event_of_stream(answer, format, limits, &mut chunks, &event);
             }),
-            Body::Open | Body::Ignored | Body::Pushed => {}
+            Body::Open | Body::Ignored | Body::Pushed | Body::Message => {}
         }
         if self.answer.done { Progress::Complete } else { Progress::More }
     }
@@ -803,6 +906,13 @@ impl CallReader {
         Chunks { at, first, last, between: &mut self.between_chunks }.add();
         self.answer.truncated |= truncated;
         (self.format.event)(&mut self.answer, event);
+    }
+
+    /// The response in one message, as the format's filter keeps it.
+    fn message(&mut self, message: &mut Value, truncated: bool) {
+        self.body = Body::Message;
+        self.answer.truncated |= truncated;
+        (self.format.whole)(&mut self.answer, message);
     }
 
     fn finish(self, at: Timestamp, end: End) -> Option<Found> {
@@ -897,6 +1007,7 @@ impl CallReader {
             resend_count: self.resend_count,
             truncated,
             links,
+            rpc: None,
         })))
     }
 }
@@ -999,28 +1110,9 @@ fn model_in_path(api: Api, path: &str) -> Option<String> {
             None => path.rsplit('/').next()?.rsplit_once(':')?.0,
         },
     };
-    let name = percent_decoded(name)?;
+    let name = String::from_utf8(crate::http::without_escapes(name)).ok()?;
     // 2048: Bedrock takes the ARN of a model, too.
     (!name.is_empty() && name.len() <= 2048).then_some(name)
-}
-
-/// A segment of a path without its escapes (RFC 3986, 2.1).
-fn percent_decoded(segment: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(segment.len());
-    let mut rest = segment.as_bytes();
-    while let Some((&first, after)) = rest.split_first() {
-        rest = after;
-        let escaped =
-            after.get(..2).filter(|_| first == b'%').and_then(|digits| std::str::from_utf8(digits).ok());
-        match escaped.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &after[2..];
-            }
-            None => bytes.push(first),
-        }
-    }
-    String::from_utf8(bytes).ok()
 }
 
 /// Looks at JSON that goes to a path that nobody knows, whether it may be a call.

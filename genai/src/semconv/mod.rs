@@ -84,6 +84,11 @@ pub fn span(call: &Call, options: &Options) -> Span {
         set.text("error.type", Some(error.clone()));
     }
     set.int("http.response.status_code", call.status.map(i64::from));
+    if let Some(rpc) = &call.rpc {
+        set.word("rpc.system.name", "grpc");
+        set.text("rpc.method", Some(rpc.method.clone()));
+        set.text("rpc.response.status_code", rpc.status.map(str::to_owned));
+    }
     set.int("http.request.resend_count", call.resend_count.map(i64::from).filter(|count| *count > 0));
     set.flag(CAPTURE_TRUNCATED, call.truncated);
     set.text(INCOMPLETE, incomplete(call).map(str::to_owned));
@@ -187,6 +192,13 @@ fn name(call: &Call) -> String {
         Some(model) => format!("{operation} {model}"),
         None => operation.to_owned(),
     }
+}
+
+/// Where a call went from a sidecar that passed it on; the span's `server.address` is that of the sidecar.
+pub fn upstream(server: &Server) -> impl Iterator<Item = (Key, Value)> + use<> {
+    let address = ("agentsight.upstream.server.address".into(), Value::Str(server.address.clone().into()));
+    let port = server.port.map(|port| ("agentsight.upstream.server.port".into(), Value::Int(port.into())));
+    [address].into_iter().chain(port)
 }
 
 /// What every span and every measurement of a call carries.

@@ -132,6 +132,7 @@ impl Exchange {
         let mut exchange = models.open(&RequestHead {
             method: self.method.clone(),
             path: self.path.clone(),
+            query: String::new(),
             authority: Some(self.host.clone()),
             headers: headers(&self.request_headers),
             at: now,

@@ -10,9 +10,9 @@ use rand::{Rng, SeedableRng};
 use crate::conversation::{self, Meant, Moved};
 use crate::recorder::{Seen, Wire};
 
-/// `AGENTSIGHT_CONVERSATIONS` asks for more than the few that fit into every run.
+/// `AGENTSIGHT_CONVERSATIONS` asks for more than those that every run has time for.
 fn seeds() -> std::ops::Range<u64> {
-    0..std::env::var("AGENTSIGHT_CONVERSATIONS").map_or(100, |count| count.parse().unwrap())
+    0..std::env::var("AGENTSIGHT_CONVERSATIONS").map_or(1000, |count| count.parse().unwrap())
 }
 
 fn by_path(seen: Vec<Seen>) -> BTreeMap<String, Seen> {

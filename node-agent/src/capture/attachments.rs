@@ -1,9 +1,12 @@
 //! Which files are probed: each real file once, whoever maps it.
 
+use super::confirm::{Outcome, Trial};
+use super::discover::MappedFile;
 use super::files::{FileKey, RealFile};
-use super::library::{self, Library, Plan, Reason, Verdict};
+use super::library::{self, Found as FoundBy, Library, Plan, Reason, Verdict};
 use super::programs::{Attached, Programs};
 use super::sockets::Stage;
+use crate::sightings::Sighting;
 use aya::programs::ProgramError;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::File;
@@ -31,6 +34,8 @@ pub struct Attachments {
     judged: HashMap<FileKey, Judged>,
     /// How many reviews have begun.
     reviews: u64,
+    /// How many files' probes were taken back since what they took is no plaintext.
+    refuted: u64,
 }
 
 /// A file that is not probed: of which state, and the reason where it holds TLS.
@@ -44,16 +49,51 @@ pub struct Probed {
     _attached: Probes,
     /// The path it was first found by.
     pub path: PathBuf,
-    /// What it holds.
-    pub libraries: BTreeSet<Library>,
+    /// What it holds, and how that was found.
+    pub parts: BTreeSet<(Library, FoundBy)>,
     /// What else it holds that is not seen.
     pub unseen: Option<Reason>,
     /// How many probes it has.
     pub probes: usize,
     /// How many of them the kernel single-steps.
     pub stepped: usize,
+    /// Whether it is what it was taken for, where no name says so.
+    trial: Option<Trial>,
     /// The review that had begun when it was considered last.
     review: u64,
+}
+
+impl Probed {
+    /// Whether it was found by the look of its code, and has not given any plaintext yet.
+    pub fn is_on_trial(&self) -> bool {
+        matches!(self.trial, Some(Trial::Open { .. }))
+    }
+
+    /// Whether it holds that library.
+    pub fn holds(&self, library: Library) -> bool {
+        self.parts.iter().any(|(held, _)| *held == library)
+    }
+
+    fn ways(&self) -> impl Iterator<Item = Way> {
+        let on_trial = self.is_on_trial();
+        // A name next to it needs no trial.
+        self.parts.iter().map(move |(library, found)| Way {
+            library: *library,
+            found: *found,
+            on_trial: on_trial && is_by_look(*found),
+        })
+    }
+}
+
+/// In which way a process is traced.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Way {
+    /// By which library.
+    pub library: Library,
+    /// How that was found.
+    pub found: FoundBy,
+    /// It was found by the look of its code, and has not given any plaintext yet.
+    pub on_trial: bool,
 }
 
 /// What is seen of processes.
@@ -61,6 +101,8 @@ pub struct Probed {
 pub struct Coverage {
     /// Processes that map a probed file.
     pub traced: usize,
+    /// In which ways; one with several libraries counts for each.
+    pub ways: BTreeMap<Way, usize>,
     /// The others, by the reason; and those of them that have a second library, which is not seen.
     pub untraceable: BTreeMap<Reason, usize>,
 }
@@ -85,13 +127,14 @@ pub enum Found {
 /// # Panics
 /// When another thread did while it held the lock.
 pub fn consider(attachments: &Mutex<Attachments>, path: &Path, process: Option<u32>, name: &Path) -> Found {
-    match consider_tables(attachments, path, process, name) {
+    let Ok(file) = RealFile::open(path, process) else { return Found::Nothing };
+    match consider_tables(attachments, file, name) {
         Ok(found) => found,
         Err(unsearched) => unsearched.search(attachments),
     }
 }
 
-/// As [`consider`], but a file whose code would have to be searched is given back.
+/// As [`consider`], of a file that is open; one whose code would have to be searched is given back.
 ///
 /// # Errors
 /// With that file.
@@ -100,12 +143,10 @@ pub fn consider(attachments: &Mutex<Attachments>, path: &Path, process: Option<u
 /// As [`consider`].
 pub fn consider_tables(
     attachments: &Mutex<Attachments>,
-    path: &Path,
-    process: Option<u32>,
+    file: RealFile,
     name: &Path,
 ) -> Result<Found, Unsearched> {
     let lock = || attachments.lock().expect("no holder panics");
-    let Ok(file) = RealFile::open(path, process) else { return Ok(Found::Nothing) };
     if let Some(found) = lock().known(&file) {
         return Ok(found);
     }
@@ -146,7 +187,7 @@ impl Unsearched {
 impl Attachments {
     /// Nothing is probed yet.
     pub fn new(programs: Programs) -> Attachments {
-        Attachments { programs, probed: HashMap::new(), judged: HashMap::new(), reviews: 0 }
+        Attachments { programs, probed: HashMap::new(), judged: HashMap::new(), reviews: 0, refuted: 0 }
     }
 
     /// What is known of a file; None where it has to be judged.
@@ -167,16 +208,16 @@ impl Attachments {
         let reason = match verdict.map(|verdict| self.with_sockets(verdict, name)) {
             Ok(Verdict::Traceable(plan)) => match self.attach(&file, &plan) {
                 Ok(links) => {
-                    let libraries = plan.libraries();
-                    let names: Vec<_> = libraries.iter().map(|library| library.name()).collect();
+                    let names: Vec<_> = plan.libraries().iter().map(|library| library.name()).collect();
                     tracing::info!(file = %name.display(), library = names.join(", "), probes = plan.probes().count(), stepped = plan.stepped(), "attached");
                     let probed = Probed {
                         _attached: Probes(links),
                         path: name.to_owned(),
-                        libraries,
+                        parts: plan.parts.iter().map(|part| (part.library, part.found)).collect(),
                         unseen: plan.unseen,
                         probes: plan.probes().count(),
                         stepped: plan.stepped(),
+                        trial: plan.parts.iter().any(|part| is_by_look(part.found)).then_some(Trial::NEW),
                         review: self.reviews,
                         file,
                     };
@@ -195,11 +236,52 @@ impl Attachments {
             // Scripts, locales, data: mapped executable or not, no TLS is in them.
             Ok(Verdict::NoTls) | Err(_) => None,
         };
+        self.remember(&file, reason);
+        reason.map_or(Found::Nothing, Found::Untraceable)
+    }
+
+    fn remember(&mut self, file: &RealFile, reason: Option<Reason>) {
         if self.judged.len() >= REMEMBERED {
             self.judged.clear();
         }
         self.judged.insert(file.key, (file.changed, reason));
-        reason.map_or(Found::Nothing, Found::Untraceable)
+    }
+
+    /// Whether anything that is probed was found by the look of its code, and has not given any plaintext yet.
+    pub(super) fn has_trials(&self) -> bool {
+        self.probed.values().any(Probed::is_on_trial)
+    }
+
+    /// How many files' probes were taken back since what they took is no plaintext.
+    pub fn refuted(&self) -> u64 {
+        self.refuted
+    }
+
+    /// Takes note of what a process that maps these files was seen to do. Gives what is to be taken back.
+    pub(super) fn sees(&mut self, sighting: &Sighting, mapped: &[MappedFile]) -> Option<Probed> {
+        // Inode numbers only: devices differ between mounts.
+        let inodes: HashSet<u64> = mapped.iter().map(|file| file.inode).collect();
+        let mut probed = self.probed.iter_mut().filter(|(key, _)| inodes.contains(&key.inode()));
+        let (key, file) = probed.next()?;
+        if probed.next().is_some() {
+            return None; // which of them it was of is not known
+        }
+        let key = *key;
+        match file.trial.as_mut()?.sees(sighting) {
+            Outcome::Nothing => None,
+            Outcome::Confirmed => {
+                tracing::info!(file = %file.path.display(), "what is probed gives plaintext");
+                None
+            }
+            Outcome::Refuted => {
+                let taken = self.probed.remove(&key)?;
+                tracing::warn!(file = %taken.path.display(), reason = Reason::NotPlaintext.name(), "what is probed gives no plaintext; its probes are taken back");
+                self.refuted += 1;
+                self.remember(&taken.file, Some(Reason::NotPlaintext));
+                self.forget_sockets();
+                Some(taken)
+            }
+        }
     }
 
     /// Takes rustls out of a verdict where the connections of its records cannot be known. Before anything is probed they
@@ -218,7 +300,7 @@ impl Attachments {
 
     /// Lets the programs at the sockets go where no file is left that they are for.
     fn forget_sockets(&mut self) {
-        if !self.probed.values().any(|probed| probed.libraries.contains(&Library::Rustls))
+        if !self.probed.values().any(|probed| probed.holds(Library::Rustls))
             && let Err(error) = self.programs.see_records(Stage::Absent)
         {
             tracing::debug!(error = &error as &dyn std::error::Error, "programs at sockets stay");
@@ -238,8 +320,8 @@ impl Attachments {
     /// What is seen of some processes, by the files that they map.
     pub fn coverage(&self, processes: impl Iterator<Item = u32>) -> Coverage {
         // Inode numbers only: devices differ between mounts.
-        let probed: HashMap<u64, Option<Reason>> =
-            self.probed.iter().map(|(key, probed)| (key.inode(), probed.unseen)).collect();
+        let probed: HashMap<u64, &Probed> =
+            self.probed.iter().map(|(key, probed)| (key.inode(), probed)).collect();
         let refused: HashMap<u64, Reason> =
             self.judged.iter().filter_map(|(key, (_, reason))| Some((key.inode(), (*reason)?))).collect();
         let mut coverage = Coverage::default();
@@ -248,12 +330,16 @@ impl Attachments {
             if mapped.is_empty() {
                 continue; // a kernel thread, or gone
             }
-            let mut traced = mapped.iter().filter_map(|file| probed.get(&file.inode)).peekable();
-            if traced.peek().is_some() {
+            let traced: Vec<_> = mapped.iter().filter_map(|file| probed.get(&file.inode)).collect();
+            if !traced.is_empty() {
                 coverage.traced += 1;
+                let ways: BTreeSet<Way> = traced.iter().flat_map(|file| file.ways()).collect();
+                for way in ways {
+                    *coverage.ways.entry(way).or_default() += 1;
+                }
                 // It counts twice: some of what it says is seen, some is not.
-                if let Some(reason) = traced.flatten().next() {
-                    *coverage.untraceable.entry(*reason).or_default() += 1;
+                if let Some(reason) = traced.iter().find_map(|file| file.unseen) {
+                    *coverage.untraceable.entry(reason).or_default() += 1;
                 }
             } else {
                 let reason = mapped.iter().find_map(|file| refused.get(&file.inode));
@@ -299,6 +385,14 @@ impl Attachments {
             .collect();
         self.forget_sockets();
         taken
+    }
+}
+
+/// Whether functions were found by what their code looks like, and by nothing that names them.
+fn is_by_look(found: FoundBy) -> bool {
+    match found {
+        FoundBy::ByErrors | FoundBy::ByAlgorithms => true,
+        FoundBy::BySymbols | FoundBy::ByFunctionTable => false,
     }
 }
 

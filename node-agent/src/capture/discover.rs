@@ -19,6 +19,10 @@ const MOST_FILES: usize = 256;
 /// Run-times that a program often starts, and that bring a TLS implementation of their own.
 pub(super) const RUNTIMES: &[&str] = &["node", "nodejs", "python3", "python", "bun", "deno"];
 
+/// Where a Java launcher finds the machine that it loads, below its prefix: since Java 9, and Java 8's of both kinds.
+const JAVA_MACHINES: [&str; 3] =
+    ["lib/server/libjvm.so", "lib/amd64/server/libjvm.so", "jre/lib/amd64/server/libjvm.so"];
+
 /// Finds a command as a shell does.
 pub fn find_program(command: &OsStr, search: Option<&OsStr>) -> Option<PathBuf> {
     let is_program = |path: &Path| {
@@ -54,8 +58,8 @@ fn files_from(first: Vec<PathBuf>, search: Option<&OsStr>, libraries: Option<&Os
     let mut found = Vec::new();
     let mut seen = BTreeSet::new();
     let mut queue = VecDeque::from(first);
-    while let Some(path) = queue.pop_front() {
-        let Ok(path) = path.canonicalize() else { continue };
+    while let Some(named) = queue.pop_front() {
+        let Ok(path) = named.canonicalize() else { continue };
         if found.len() >= MOST_FILES || !seen.insert(path.clone()) {
             continue;
         }
@@ -64,9 +68,11 @@ fn files_from(first: Vec<PathBuf>, search: Option<&OsStr>, libraries: Option<&Os
             continue;
         }
         queue.extend(needed(&path, &folders));
-        if let Some(prefix) = path.parent().and_then(Path::parent).filter(|prefix| *prefix != Path::new("/"))
-        {
+        // By its own name, too: the program of a virtual environment is a link to that of another prefix.
+        let prefixes = [&named, &path].map(|path| path.parent().and_then(Path::parent));
+        for prefix in prefixes.into_iter().flatten().filter(|prefix| *prefix != Path::new("/")) {
             queue.extend(tls_libraries([prefix.join("lib")]));
+            queue.extend(JAVA_MACHINES.iter().map(|machine| prefix.join(machine)));
         }
         found.push(path);
     }
@@ -130,16 +136,39 @@ pub fn mapped_files(process: u32) -> Vec<MappedFile> {
         .collect()
 }
 
+/// The TLS libraries of folders with libraries, and the modules of the Pythons there that have one inside.
 pub(super) fn tls_libraries(folders: impl IntoIterator<Item = PathBuf>) -> Vec<PathBuf> {
-    folders
-        .into_iter()
-        .filter_map(|folder| std::fs::read_dir(folder).ok())
-        .flatten()
-        .filter_map(|entry| {
-            let entry = entry.ok()?;
-            is_tls_library(&entry.file_name()).then(|| entry.path())
-        })
-        .collect()
+    let mut found = Vec::new();
+    for entry in folders.into_iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten() {
+        let name = entry.file_name();
+        if is_tls_library(&name) {
+            found.push(entry.path());
+        } else if name.as_bytes().starts_with(b"python3") {
+            found.extend(modules(&entry.path()));
+        }
+    }
+    found
+}
+
+/// gRPC's module of Python's packages in a folder such as `lib/python3.11`: a program that imports it may call at once, in
+/// less time than it takes to find the functions in it. No link is followed, which may lead out of a container.
+fn modules(python: &Path) -> Vec<PathBuf> {
+    let is_folder = |path: &Path| path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir());
+    let mut found = Vec::new();
+    for packages in ["site-packages", "dist-packages"] {
+        let mut folder = python.to_owned();
+        let is_there = ["", packages, "grpc", "_cython"].into_iter().all(|name| {
+            folder.push(name);
+            is_folder(&folder)
+        });
+        if is_there {
+            let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+            let named =
+                |name: &OsStr| name.as_bytes().starts_with(b"cygrpc.") && name.as_bytes().ends_with(b".so");
+            found.extend(entries.filter(|entry| named(&entry.file_name())).map(|entry| entry.path()));
+        }
+    }
+    found
 }
 
 /// `libssl.so.3`, `libssl-1a2b3c.so.1.1` (vendored in a Python wheel), `libgnutls.so.30`, but not NSS' `libssl3.so`.
@@ -249,6 +278,23 @@ mod tests {
         let names: Vec<_> = files.iter().filter_map(|path| path.file_name()?.to_str()).collect();
         assert!(names.iter().any(|name| name.contains("sh")), "{names:?}");
         assert!(names.iter().any(|name| name.starts_with("libc.")), "{names:?}");
+    }
+
+    #[test]
+    fn the_module_of_a_virtual_environment_is_found_by_the_name_of_its_program() {
+        let folder = tempfile::tempdir().unwrap();
+        let modules = folder.path().join("lib/python3.11/site-packages/grpc/_cython");
+        std::fs::create_dir_all(&modules).unwrap();
+        std::fs::create_dir_all(folder.path().join("bin")).unwrap();
+        let module = modules.join("cygrpc.cpython-311-x86_64-linux-gnu.so");
+        std::fs::write(&module, "").unwrap();
+        let program = folder.path().join("bin/python");
+        std::os::unix::fs::symlink("/bin/sh", &program).unwrap();
+        assert!(own_files(&program, None, None).contains(&module));
+        std::fs::remove_dir_all(&modules).unwrap();
+        std::os::unix::fs::symlink(folder.path(), &modules).unwrap();
+        std::fs::write(folder.path().join("cygrpc.so"), "").unwrap();
+        assert!(tls_libraries([folder.path().join("lib")]).is_empty(), "a link may lead out of a container");
     }
 
     #[test]

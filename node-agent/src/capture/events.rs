@@ -137,6 +137,8 @@ pub enum What<'a> {
         /// The bytes.
         data: &'a [u8],
     },
+    /// A call of a TLS library did what no such call does.
+    Doubtful,
     /// Plaintext was sealed, and not written yet: its connection is told by [`What::Sent`].
     Held {
         /// Whose it is until then.
@@ -212,6 +214,11 @@ impl<'a> Event<'a> {
         let what = match header.kind {
             kind::TLS_DATA => {
                 let (event, data) = TlsData::read(record)?;
+                if event.doubtful != 0 {
+                    // What is wrong with a socket's memory says nothing of a probe.
+                    let what = (event.socket == 0).then_some(What::Doubtful)?;
+                    return Some(Event { time: header.time, process, what });
+                }
                 if event.held != 0 {
                     let batch = BatchId { process, thread: event.tid, begun: event.ssl };
                     let data = data.get(..event.length as usize)?;
@@ -445,6 +452,17 @@ mod tests {
             })
             .collect();
         assert_eq!(names, [11, 108], "never more than there is room for");
+    }
+
+    #[test]
+    fn a_doubtful_call_is_told_where_a_probe_may_be_wrong() {
+        let mut record = data(7, 100, Direction::Sent, 0, b"", 256);
+        record[std::mem::offset_of!(TlsData, doubtful)] = 1;
+        let mut batch = Batch::default();
+        batch.push(&record);
+        record[std::mem::offset_of!(TlsData, socket)] = 1;
+        batch.push(&record);
+        assert_eq!(batch.events().map(|event| event.what).collect::<Vec<_>>(), [What::Doubtful]);
     }
 
     #[test]

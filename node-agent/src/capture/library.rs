@@ -38,10 +38,16 @@ pub enum Reason {
     GoTls,
     /// A Java virtual machine: its TLS is Java code.
     JavaTls,
+    /// wolfSSL.
+    WolfSsl,
+    /// Mbed TLS.
+    MbedTls,
     /// rustls, compiled into the program.
     Rustls,
     /// A TLS library is there, in a shape that no safe probe fits, or whose functions are not certain.
     UnknownShape,
+    /// What was probed, by the look of its code, gave no plaintext; the probes were taken back.
+    NotPlaintext,
     /// A machine code that this build does not read.
     Architecture,
     /// No TLS library at all: plaintext, or an implementation that is not known.
@@ -52,12 +58,15 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons.
-    pub const ALL: [Reason; 8] = [
+    pub const ALL: [Reason; 11] = [
         Reason::Nss,
         Reason::GoTls,
         Reason::JavaTls,
+        Reason::WolfSsl,
+        Reason::MbedTls,
         Reason::Rustls,
         Reason::UnknownShape,
+        Reason::NotPlaintext,
         Reason::Architecture,
         Reason::NoTlsLibrary,
         Reason::Failed,
@@ -69,8 +78,11 @@ impl Reason {
             Reason::Nss => "Nss",
             Reason::GoTls => "GoTls",
             Reason::JavaTls => "JavaTls",
+            Reason::WolfSsl => "WolfSsl",
+            Reason::MbedTls => "MbedTls",
             Reason::Rustls => "Rustls",
             Reason::UnknownShape => "UnknownShape",
+            Reason::NotPlaintext => "NotPlaintext",
             Reason::Architecture => "Architecture",
             Reason::NoTlsLibrary => agentsight_api::NO_TLS_LIBRARY,
             Reason::Failed => "Failed",
@@ -111,7 +123,7 @@ impl Library {
 }
 
 /// How a library's functions were found.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Found {
     /// By their names in the file's symbol tables.
     BySymbols,
@@ -351,11 +363,12 @@ pub fn judge_by_tables(file: &File) -> Result<Option<Verdict>, Error> {
     if let Some(sections) = go_sections(&elf) {
         return of_go(file, &elf, &sections).map(Some);
     }
-    if let Some(reason) = symbols.other {
-        return Ok(Some(Verdict::Untraceable(reason)));
-    }
     let searched = Image::of(file, &elf).is_some_and(|image| image.code_bytes() >= LEAST_CODE);
-    Ok((!searched).then_some(Verdict::NoTls))
+    match symbols.other {
+        // A program that has one of these inside may have another one, too.
+        None | Some(Reason::WolfSsl | Reason::MbedTls) if searched => Ok(None),
+        other => Ok(Some(other.map_or(Verdict::NoTls, Verdict::Untraceable))),
+    }
 }
 
 /// Judges a file whose tables say nothing by its code: some tenths of a second for one of some hundred megabytes.
@@ -424,11 +437,11 @@ fn without_symbols<'data, R: ReadRef<'data>>(
     elf: &ElfFile64<'data, Endianness, R>,
 ) -> Result<Verdict, Error> {
     let Some(image) = Image::of(file, elf) else { return Ok(Verdict::NoTls) };
-    let mut unseen = None;
+    let mut unseen = TlsSymbols::find(elf).other;
     let (library, calls) = match stripped::find(&image)? {
         Stripped::Absent => (Library::OpenSsl, Vec::new()),
         Stripped::Uncertain => {
-            unseen = Some(Reason::UnknownShape);
+            unseen.get_or_insert(Reason::UnknownShape);
             (Library::OpenSsl, Vec::new())
         }
         Stripped::BoringSsl { read, write } => {
@@ -504,7 +517,12 @@ const KNOWN: &[&str] = &[
 ];
 
 /// Symbols that say which other TLS implementation a file is.
-const OTHERS: &[(&str, Reason)] = &[("SSL_ImportFD", Reason::Nss), ("JNI_CreateJavaVM", Reason::JavaTls)];
+const OTHERS: &[(&str, Reason)] = &[
+    ("SSL_ImportFD", Reason::Nss),
+    ("JNI_CreateJavaVM", Reason::JavaTls),
+    ("wolfSSL_read", Reason::WolfSsl),
+    ("mbedtls_ssl_read", Reason::MbedTls),
+];
 
 struct TlsSymbols {
     /// Address by name: dynamic symbols before those of `.symtab`.
@@ -905,6 +923,29 @@ mod tests {
         let mut file = tempfile::tempfile().expect("a temporary file");
         file.write_all(&program).expect("room");
         assert_eq!(judge(&file).expect("an ELF file"), Verdict::Untraceable(Reason::Rustls));
+    }
+
+    #[test]
+    fn of_a_program_with_a_library_that_is_seen_and_one_that_is_not_both_are_told() {
+        use std::io::Write;
+        let this = std::env::current_exe().expect("a test has a path");
+        let mut program = std::fs::read(this).expect("readable");
+        // A function of another name takes its.
+        let name = {
+            let elf = ElfFile64::<Endianness, _>::parse(&*program).expect("an ELF file");
+            let is_long = |name: &&[u8]| name.len() > 16;
+            let functions = elf.symbols().filter(|one| !one.is_undefined() && one.kind() == SymbolKind::Text);
+            let name = functions.filter_map(|one| one.name_bytes().ok()).find(is_long);
+            [b"\0", name.expect("a name of Rust"), b"\0"].concat()
+        };
+        let places: Vec<_> = memchr::memmem::find_iter(&program, &name).collect();
+        for at in places {
+            program[at + 1..at + 18].copy_from_slice(b"mbedtls_ssl_read\0");
+        }
+        let mut file = tempfile::tempfile().expect("a temporary file");
+        file.write_all(&program).expect("room");
+        let Verdict::Traceable(plan) = judge(&file).expect("an ELF file") else { panic!("rustls is there") };
+        assert_eq!((plan.libraries(), plan.unseen), ([Library::Rustls].into(), Some(Reason::MbedTls)));
     }
 
     /// What a broken file is taken for does not matter, as long as that ends.

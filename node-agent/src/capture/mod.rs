@@ -1,6 +1,7 @@
 //! Capture: the kernel programs, where they are attached, and what they say.
 
 pub mod attachments;
+mod confirm;
 pub mod containers;
 pub mod discover;
 pub mod events;
@@ -18,6 +19,7 @@ mod stripped;
 pub mod trial;
 pub mod watch;
 
+use crate::sightings::Witness;
 use agentsight_ebpf::{Counters, select};
 use attachments::{Attachments, Coverage};
 use containers::{Cgroups, Hierarchy, Selection};
@@ -59,18 +61,22 @@ pub struct Totals {
     pub counters: Counters,
     /// Mappings of files that were not told: what they would have brought is not probed.
     pub lost_mappings: u64,
+    /// Files whose probes were taken back, since what they took is no plaintext.
+    pub refuted_files: u64,
 }
 
 impl std::ops::AddAssign for Totals {
     fn add_assign(&mut self, other: Totals) {
         self.counters += other.counters;
         self.lost_mappings += other.lost_mappings;
+        self.refuted_files += other.refuted_files;
     }
 }
 
 /// A running capture. When it is dropped, or its process dies, nothing of it stays in the kernel.
 pub struct Capture {
     attachments: Arc<Mutex<Attachments>>,
+    witness: Witness,
     control: Arc<Mutex<ControlMap>>,
     counters: CounterMap,
     selection: Selection,
@@ -97,9 +103,13 @@ impl Capture {
         let (drain, batches) = Drain::start(ring, control.clone())
             .map_err(|source| Error::System { what: "start the thread that reads the ring", source })?;
         let attachments = Arc::new(Mutex::new(Attachments::new(programs)));
+        let (witness, told) = Witness::new();
+        confirm::start(told, Arc::downgrade(&attachments))
+            .map_err(|source| Error::System { what: "start the thread that confirms probes", source })?;
         let selection = Selection::new(cgroups, control.clone());
         let capture = Capture {
             attachments,
+            witness,
             control,
             counters,
             selection,
@@ -243,6 +253,11 @@ impl Capture {
         self.watch(Whose::Containers(is_traced))
     }
 
+    /// To whom the stages behind tell what became of the bytes.
+    pub fn witness(&self) -> Witness {
+        self.witness.clone()
+    }
+
     /// Which cgroups are traced.
     pub fn selection(&self) -> Selection {
         self.selection.clone()
@@ -268,7 +283,8 @@ impl Capture {
     /// When the kernel does not tell.
     pub fn totals(&self) -> Result<Totals, Error> {
         let lost_mappings = self.watch.as_ref().map_or(0, Watch::lost);
-        Ok(Totals { counters: self.counters.read()?, lost_mappings })
+        let refuted_files = self.attachments().refuted();
+        Ok(Totals { counters: self.counters.read()?, lost_mappings, refuted_files })
     }
 
     /// The probed files.
@@ -292,9 +308,10 @@ impl Capture {
         drop(watch);
         let deselected = control.lock().expect("no holder panics").select(select::NOTHING);
         drain.finish();
+        let refuted_files = attachments.lock().expect("no holder panics").refuted();
         let totals = deselected
             .and_then(|()| counters.read())
-            .map(|counters| Totals { counters, lost_mappings })
+            .map(|counters| Totals { counters, lost_mappings, refuted_files })
             .map_err(Error::from);
         (totals, Remains { _attachments: attachments })
     }

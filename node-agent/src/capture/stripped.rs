@@ -273,7 +273,9 @@ impl<'a, 'b> Search<'a, 'b> {
             let starts = called.range(from..reference.at).rev().take(STARTS);
             for start in starts {
                 if let Some(code) = self.reads_to(*start, reference.at) {
-                    found.push((*start, *reference, code));
+                    if is_part(&code, reference.at) {
+                        found.push((*start, *reference, code));
+                    }
                     break;
                 }
             }
@@ -364,6 +366,35 @@ impl<'a, 'b> Search<'a, 'b> {
     }
 }
 
+/// Whether the instruction at `at`, which is in the code, is of the function that the code begins with. A function ends
+/// where it returns or jumps away, and nothing of it has jumped further: others, that nobody calls, may stand behind it.
+fn is_part(code: &[Instruction], at: u64) -> bool {
+    let mut furthest = 0;
+    for instruction in code.iter().take_while(|instruction| instruction.ip() <= at) {
+        if instruction.ip() == at {
+            return true;
+        }
+        let flow = instruction.flow_control();
+        if matches!(flow, FlowControl::ConditionalBranch | FlowControl::UnconditionalBranch) {
+            let target = instruction.near_branch_target();
+            // Far ahead is another function, or cold code, of which nothing is known.
+            if target.abs_diff(instruction.ip()) <= SPAN {
+                furthest = furthest.max(target);
+            }
+        }
+        // By a table, it may jump anywhere.
+        let ends = match flow {
+            FlowControl::IndirectBranch => return true,
+            FlowControl::Return | FlowControl::UnconditionalBranch | FlowControl::Exception => true,
+            _ => false,
+        };
+        if ends && furthest < instruction.next_ip() {
+            return false;
+        }
+    }
+    false
+}
+
 /// The only one there is.
 pub(super) fn only<T>(mut items: impl Iterator<Item = T>) -> Option<T> {
     let first = items.next()?;
@@ -377,9 +408,14 @@ fn site(code: &[Instruction], reference: Reference, library: u32) -> Option<Site
     let straight = |instruction: &&Instruction| instruction.flow_control() == FlowControl::Next;
     let before = code[..at].iter().rev().take_while(straight).count();
     let after = code[at..].iter().take_while(straight).count();
+    // What several reports end with may stand there once, where the others jump to.
+    let jump = code.get(at + after).filter(|instruction| instruction.op0_kind() == OpKind::NearBranch64);
+    let jump = jump.filter(|instruction| instruction.flow_control() == FlowControl::UnconditionalBranch);
+    let shared = jump.and_then(|jump| code.iter().position(|one| one.ip() == jump.near_branch_target()));
+    let shared = shared.map_or(&[][..], |from| &code[from..]).iter().take_while(straight);
     let mut constants: BTreeMap<Register, u32> = BTreeMap::new();
     let mut pushed = None;
-    for instruction in &code[at - before..at + after] {
+    for instruction in code[at - before..at + after].iter().chain(shared) {
         let register = match instruction.op0_kind() {
             OpKind::Register => instruction.op0_register().full_register(),
             _ => Register::None,
@@ -433,10 +469,17 @@ fn site(code: &[Instruction], reference: Reference, library: u32) -> Option<Site
 /// stack pointer is set in another way than by pushing and adding, nothing is said against it.
 fn is_balanced(code: &[Instruction]) -> bool {
     let mut depth: i64 = 0;
-    for instruction in code {
+    let mut rest = code;
+    while let [instruction, behind @ ..] = rest {
+        rest = behind;
         match instruction.mnemonic() {
             Mnemonic::Ret => return depth == 0,
             Mnemonic::Jmp if depth == 0 => return true,
+            // On where it leads, or else with what stands behind it.
+            Mnemonic::Jmp => {
+                let to = behind.iter().position(|one| one.ip() == instruction.near_branch_target());
+                rest = to.map_or(behind, |to| &behind[to..]);
+            }
             Mnemonic::Push => depth += 8,
             Mnemonic::Pop => depth -= 8,
             Mnemonic::Leave => return true,
@@ -503,6 +546,18 @@ mod tests {
     }
 
     #[test]
+    fn an_error_is_read_to_its_end_where_another_one_ends() {
+        // push 30; pop rdi; push 117; pop rdx; lea rcx, file; push 119; jmp end; … xor esi, esi; call
+        let start = [0x6a, 30, 0x5f, 0x6a, 117, 0x5a];
+        let at = 0x1000 + start.len() as u64;
+        let rest = [0x6a, 119, 0xeb, 3, 0x6a, 124, 0xc3, 0x41, 0x58, 0x31, 0xf6, 0xe8, 0, 0, 0, 0];
+        let bytes = [start.to_vec(), lea(at, [0x48, 0x8d, 0x0d]), rest.to_vec()].concat();
+        let reference = Reference { at, target: FILE };
+        assert_eq!(site(&code(&bytes), reference, 30), Some(Site { reason: 117, line: 119 }));
+        assert_eq!(site(&code(&bytes[..18]), reference, 30), None, "what it ends with is not at hand");
+    }
+
+    #[test]
     fn a_reason_that_is_no_constant_is_not_made_up() {
         // mov edx, 66; mov edx, eax; lea rcx, file; mov r8d, 933; call
         let start = [0xba, 66, 0, 0, 0, 0x89, 0xc2];
@@ -522,6 +577,17 @@ mod tests {
         let handed_over = [0x55, 0x53, 0x5b, 0x5d, 0xff, 0xe0];
         assert!(is_balanced(&code(&handed_over)));
         assert!(!is_balanced(&code(&[0x55, 0x53])), "no end");
+        // push rbp; push 1; jmp end; push 2; end: pop rax; pop rbp; ret
+        assert!(is_balanced(&code(&[0x55, 0x6a, 1, 0xeb, 2, 0x6a, 2, 0x58, 0x5d, 0xc3])));
+    }
+
+    #[test]
+    fn what_stands_behind_a_function_is_no_part_of_it() {
+        // je +2; nop; ret; nop; ret; nop; ret
+        let code = code(&[0x74, 2, 0x90, 0xc3, 0x90, 0xc3, 0x90, 0xc3]);
+        assert!(is_part(&code, 0x1003) && is_part(&code, 0x1004), "what is jumped to");
+        assert!(is_part(&code, 0x1005));
+        assert!(!is_part(&code, 0x1006), "behind the last return");
     }
 
     #[test]

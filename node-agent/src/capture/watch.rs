@@ -1,6 +1,7 @@
 //! The thread that probes files as selected processes map them.
 
 use super::attachments::{self, Attachments, Unsearched};
+use super::files::RealFile;
 use super::mmap::{Mapping, Mappings};
 use std::collections::HashSet;
 use std::io;
@@ -152,8 +153,9 @@ fn watch(
             if seen.len() >= REMEMBERED {
                 seen.clear();
             }
-            consider(attachments, &mapping, search);
-            seen.insert(mapping.file);
+            if consider(attachments, &mapping, search) {
+                seen.insert(mapping.file);
+            }
         }
         if pruned.elapsed() >= PRUNE {
             pruned = Instant::now();
@@ -190,17 +192,22 @@ fn is_program(mapping: &Mapping) -> bool {
     std::fs::read_link(format!("/proc/{}/exe", mapping.process)).is_ok_and(|program| program == mapping.name)
 }
 
-fn consider(attachments: &Mutex<Attachments>, mapping: &Mapping, search: &SyncSender<Unsearched>) {
+/// Tells whether the file was looked at: of a process that is gone it may not be found any more, while others still map it.
+fn consider(attachments: &Mutex<Attachments>, mapping: &Mapping, search: &SyncSender<Unsearched>) -> bool {
     let process = mapping.process;
     let (start, end) = (mapping.start, mapping.start + mapping.length);
     // The link leads to the very file whatever became of its name; it goes with the mapping, the root with the process.
     let link = PathBuf::from(format!("/proc/{process}/map_files/{start:x}-{end:x}"));
     let in_root = PathBuf::from(format!("/proc/{process}/root{}", mapping.name.display()));
-    let path = [link, in_root].into_iter().find(|path| path.exists()).unwrap_or_else(|| mapping.name.clone());
-    if let Err(file) = attachments::consider_tables(attachments, &path, Some(process), &mapping.name) {
+    let paths = [link, in_root, mapping.name.clone()];
+    let Some(file) = paths.iter().find_map(|path| RealFile::open(path, Some(process)).ok()) else {
+        return false;
+    };
+    if let Err(file) = attachments::consider_tables(attachments, file, &mapping.name) {
         // With too many before it, or nobody to do it, it is searched at once.
         if let Err(TrySendError::Full(file) | TrySendError::Disconnected(file)) = search.try_send(file) {
             file.search(attachments);
         }
     }
+    true
 }

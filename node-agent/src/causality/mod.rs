@@ -137,7 +137,7 @@ impl Place {
 }
 
 /// An exchange: the process, its connection, and the number within it.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ExchangeId {
     /// Who asks.
     pub process: ProcessId,

@@ -84,6 +84,7 @@ impl World {
             match heard {
                 Heard::Asked(asked) => self.causality.asked(id(asked.links.exchange), &asked),
                 Heard::NoCall(exchange) => self.causality.no_call(id(exchange)),
+                Heard::Mcp(call) => panic!("of no model: {call:?}"),
             }
         }
         let place = found.into_iter().map(|found| match found {

@@ -14,6 +14,7 @@ use crate::capture::{Capture, Totals};
 use crate::pipeline::{self, Pipeline, Stats};
 use crate::policy::ExporterId;
 use crate::resource::Item;
+use crate::sightings::Witness;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
@@ -105,7 +106,8 @@ impl Kernel {
         let pipeline = spawn("pipeline", {
             let (shared, stats, exporters) =
                 (self.shared.clone(), self.stats.clone(), self.exporters.clone());
-            move || decode(&batches, shared, stats, &exporters)
+            let witness = capture.witness();
+            move || decode(&batches, shared, stats, &exporters, witness)
         })?;
         // Told first, then looked at: no cgroup is missed in between.
         capture.select_containers(
@@ -232,8 +234,14 @@ impl Kernel {
 }
 
 /// The pipeline's thread: until the capture ends.
-fn decode(batches: &Receiver<Batch>, shared: Arc<Shared>, stats: Arc<Mutex<Stats>>, exporters: &Exporters) {
+fn decode(
+    batches: &Receiver<Batch>,
+    shared: Arc<Shared>,
+    stats: Arc<Mutex<Stats>>,
+    exporters: &Exporters,
+    witness: Witness,
+) {
     let settings = pipeline::Settings { max_memory: pipeline::DEFAULT_MAX_MEMORY, root: None };
     let out = |exporter: &ExporterId, item: Item| exporters.send(exporter, item);
-    Pipeline::new(settings, Containers::new(shared), stats, out).run(batches);
+    Pipeline::new(settings, Containers::new(shared), stats, out).telling(witness).run(batches);
 }

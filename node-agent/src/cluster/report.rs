@@ -7,11 +7,12 @@ use super::Shared;
 use super::exporters::{Exporters, time};
 use super::kernel::Kernel;
 use crate::capture::Capture;
+use crate::capture::attachments::Way;
 use crate::capture::containers::Hierarchy;
 use crate::pipeline::{Stats, TraceStats};
 use agentsight_api::{
     AgentInfo, AgentTraceNode, AgentTraceNodeSpec, AgentTraceNodeStatus, Condition, ConditionStatus, Dropped,
-    GrantReport, KernelInfo, READY, Untraceable,
+    GrantReport, KernelInfo, READY, Traced, TracedState, Untraceable,
 };
 use agentsight_ebpf::hierarchy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -84,6 +85,13 @@ impl Sources {
                 let seen = by_grant.entry(uid).or_default();
                 seen.pods.insert(pod.as_str());
                 seen.traced += coverage.traced;
+                for (way, count) in &coverage.ways {
+                    let (sum, example) = seen.ways.entry(*way).or_default();
+                    *sum += count;
+                    if example.is_empty() {
+                        example.clone_from(shown);
+                    }
+                }
                 for (reason, count) in &coverage.untraceable {
                     let (sum, example) = seen.untraceable.entry(reason.name()).or_default();
                     *sum += count;
@@ -107,6 +115,17 @@ impl Sources {
                 observed_generation: generation,
                 matched_pods: number(seen.pods.len() as u64),
                 traced_processes: number(seen.traced as u64),
+                traced: seen
+                    .ways
+                    .into_iter()
+                    .map(|(way, (count, example))| Traced {
+                        library: way.library.name().to_owned(),
+                        found_by: way.found.name().to_owned(),
+                        state: if way.on_trial { TracedState::OnTrial } else { TracedState::Confirmed },
+                        count: number(count as u64),
+                        example,
+                    })
+                    .collect(),
                 untraceable: seen
                     .untraceable
                     .into_iter()
@@ -180,6 +199,7 @@ impl Sources {
 struct Seen<'a> {
     pods: BTreeSet<&'a str>,
     traced: usize,
+    ways: BTreeMap<Way, (usize, String)>,
     untraceable: BTreeMap<&'static str, (usize, String)>,
 }
 

@@ -8,6 +8,7 @@ use crate::identity::{Place, mounts};
 use crate::policy::{Policy, Subjects};
 use crate::process::read;
 use crate::resource::Resource;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -70,6 +71,18 @@ impl Subjects for Containers {
     fn scope(&mut self, process: ProcessId, cgroup: Option<u64>) -> u64 {
         // One of no container has no policy, and so no calls.
         self.cgroup(process, cgroup).unwrap_or(0)
+    }
+
+    fn pod(&mut self, process: ProcessId, cgroup: Option<u64>) -> u64 {
+        let cgroup = self.scope(process, cgroup);
+        let world = self.shared.world();
+        let pod = world.container(cgroup).and_then(|container| container.place.pod.as_ref());
+        // A container of no pod has its own cgroup for one.
+        pod.map_or(cgroup, |uid| {
+            let mut hasher = DefaultHasher::new();
+            uid.hash(&mut hasher);
+            hasher.finish()
+        })
     }
 
     fn facts(&mut self, process: ProcessId, cgroup: Option<u64>, executable: Option<&Path>) -> Facts {

@@ -7,14 +7,17 @@
 //!
 //! `relay BASE CA-FILE` asks by turns, in one thread, over a connection of its own and over one that other threads carry
 //! between a pipe and the network.
+//!
+//! `echo ROUNDS CERTIFICATE KEY` sends 100 bytes to a server of its own and back, over loopback, and says the CPU time of one
+//! write or read, in ns: for `bench/hooks.sh`.
 
 use reqwest::{Certificate, Client};
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 use serde_json::json;
 use std::io::{BufRead, BufReader, Read, Write, copy};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread;
@@ -25,6 +28,7 @@ fn main() {
     match arguments[..] {
         ["ask", base, ca, protocol, count, suite, letters] => ask(base, ca, protocol, count, suite, letters),
         ["relay", base, ca] => relay(base, ca),
+        ["echo", rounds, certificate, key] => echo(rounds.parse().expect("a number"), certificate, key),
         _ => panic!("see its source"),
     }
 }
@@ -97,6 +101,57 @@ fn relay(base: &str, ca: &str) {
         ask_by_hand(&mut relayed, &format!("relayed-{round}"));
         ask_by_hand(&mut direct, &format!("direct-{round}"));
     }
+}
+
+fn echo(rounds: u32, certificate: &str, key: &str) {
+    let certificate = CertificateDer::from_pem_file(certificate).expect("a certificate");
+    let key = PrivateKeyDer::from_pem_file(key).expect("a key");
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate.clone()).expect("a certificate");
+    let provider = Arc::new(provider());
+    let client = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
+    let client = client.expect("both are there").with_root_certificates(roots).with_no_client_auth();
+    let server = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let server = server.expect("both are there").with_no_client_auth();
+    let server = server.with_single_cert(vec![certificate], key).expect("they belong together");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
+    let address = listener.local_addr().expect("it is bound");
+    thread::spawn(move || {
+        let (socket, _) = listener.accept().expect("a client");
+        socket.set_nodelay(true).expect("a socket");
+        let session = ServerConnection::new(Arc::new(server)).expect("a session");
+        let mut stream = StreamOwned::new(session, socket);
+        let mut message = [0; 100];
+        while stream.read_exact(&mut message).is_ok() {
+            stream.write_all(&message).expect("a client that reads");
+        }
+    });
+    let socket = TcpStream::connect(address).expect("it listens");
+    socket.set_nodelay(true).expect("a socket");
+    let session = ClientConnection::new(Arc::new(client), "localhost".try_into().expect("a name"));
+    let mut stream = StreamOwned::new(session.expect("a session"), socket);
+    let mut message = [b'x'; 100];
+    let mut begun = 0;
+    // The first rounds shake hands.
+    for round in 0..rounds + 100 {
+        if round == 100 {
+            begun = cpu_time();
+        }
+        stream.write_all(&message).expect("a server that reads");
+        stream.read_exact(&mut message).expect("what was sent");
+    }
+    println!("{}", (cpu_time() - begun) / u64::from(rounds) / 4);
+}
+
+/// Of all threads of this process, in ns.
+fn cpu_time() -> u64 {
+    let threads = std::fs::read_dir("/proc/self/task").expect("proc");
+    let times = threads.map(|thread| {
+        let text = std::fs::read_to_string(thread.expect("a thread").path().join("schedstat"));
+        let text = text.expect("a thread that runs");
+        text.split(' ').next().and_then(|time| time.parse::<u64>().ok()).expect("proc(5)")
+    });
+    times.sum()
 }
 
 enum Ends {

@@ -47,7 +47,7 @@ bench: build ## what tracing costs: paired measurements (as root)
 .PHONY: coverage
 coverage: build ## the programs whose calls are seen, in docs/coverage.md: each line is what a test has just seen (as root)
 	sed -i '/^<!-- Written by `make coverage`/,/^<!-- End of what/{/^|/d}' docs/coverage.md
-	$(as_root) COVERAGE_TABLE=1 cargo test $(CARGO_FLAGS) -p agentsight-e2e --test agents --test clients --test gnutls --test go --test grpc --test mcp --test rustls --test unseen
+	$(as_root) COVERAGE_TABLE=1 cargo test $(CARGO_FLAGS) -p agentsight-e2e --test agents --test clients --test gnutls --test go --test grpc --test mcp --test mcp_stdio --test rustls --test unix_socket --test unseen
 
 .PHONY: kernels
 kernels: build ## the main jobs on Debian's kernels 5.10 to 7.x in QEMU; writes docs/kernels.md

@@ -157,10 +157,15 @@ pub struct Capture {
     pub model_calls: ModelCalls,
 
     /// Where calls are seen that do not go through TLS. `None`: nowhere, not a byte of them is copied.
-    /// `HTTP`: on TCP connections that the selected processes open and speak HTTP/1.1 or HTTP/2 on, as many
+    /// `HTTP`: on TCP connections and Unix sockets that the selected processes open and speak HTTP/1.1 or HTTP/2 on, as many
     /// do with vLLM, Ollama, LiteLLM or a sidecar of a service mesh.
     #[serde(default)]
     pub plaintext: Plaintext,
+
+    /// Which requests to servers of the Model Context Protocol are seen besides those over HTTP. `None`: none.
+    /// `Stdio`: those to servers that the selected processes start and speak to over standard input and output.
+    #[serde(default)]
+    pub mcp: Mcp,
     // Later kinds of events stand here, off by default. Where one can hold content, the operator's
     // guardrails (operator/src/guardrails.rs) must know it.
 }
@@ -227,9 +232,19 @@ pub enum Plaintext {
     /// Nowhere.
     #[default]
     None,
-    /// On TCP connections that begin with HTTP.
+    /// On TCP connections and Unix sockets that begin with HTTP.
     #[serde(rename = "HTTP")]
     Http,
+}
+
+/// Which requests to servers of the Model Context Protocol are seen besides those over HTTP.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Mcp {
+    /// None.
+    #[default]
+    None,
+    /// Those over a server's standard input and output.
+    Stdio,
 }
 
 /// Requests to this path are model calls.

@@ -28,7 +28,7 @@ mod status;
 mod watching;
 
 pub use agent_trace::{
-    AgentTrace, AgentTraceSpec, Capture, Containers, Content, Endpoint, ModelCalls, Pattern, Plaintext,
+    AgentTrace, AgentTraceSpec, Capture, Containers, Content, Endpoint, Mcp, ModelCalls, Pattern, Plaintext,
     Redaction, Sampling, Semconv, WireFormat,
 };
 pub use cluster_agent_trace::{ClusterAgentTrace, ClusterAgentTraceSpec};

@@ -1,6 +1,6 @@
 //! What a file must hold, and what its author is told where it does not.
 
-use agentsight_api::{AgentTrace, Content, Plaintext, Semconv};
+use agentsight_api::{AgentTrace, Content, Mcp, Plaintext, Semconv};
 use std::collections::BTreeMap;
 
 const HEAD: &str = "apiVersion: agentsight.dev/v1alpha1\nkind: AgentTrace\nmetadata: {name: test}\n";
@@ -19,7 +19,7 @@ fn a_name_and_a_selector_are_enough() {
     let spec = load("{selector: {}}").expect("valid").spec;
     assert!(spec.selects(&BTreeMap::new()));
     assert_eq!(spec.capture.model_calls.content, Content::None);
-    assert_eq!(spec.capture.plaintext, Plaintext::None);
+    assert_eq!((spec.capture.plaintext, spec.capture.mcp), (Plaintext::None, Mcp::None));
     assert_eq!(spec.capture.model_calls.max_content_bytes, 8 << 20);
     assert_eq!(spec.semconv, Semconv::V1_41);
     assert_eq!(spec.exporter, "default");
@@ -34,6 +34,12 @@ fn what_is_seen_without_tls_is_asked_for_by_name() {
     refused(
         "{selector: {}, capture: {plaintext: true}}",
         r#"spec.capture.plaintext: must be one of "None", "HTTP", is true"#,
+    );
+    let spec = load("{selector: {}, capture: {mcp: Stdio}}").expect("valid").spec;
+    assert_eq!(spec.capture.mcp, Mcp::Stdio);
+    refused(
+        "{selector: {}, capture: {mcp: HTTP}}",
+        r#"spec.capture.mcp: must be one of "None", "Stdio", is "HTTP""#,
     );
 }
 
@@ -60,7 +66,7 @@ fn an_absent_selector_is_refused_with_what_to_write() {
 fn an_unknown_field_is_refused_with_those_that_exist() {
     refused(
         "{selector: {}, capture: {modelCall: {}}}",
-        "spec.capture.modelCall: is not a known field; allowed here: modelCalls, plaintext",
+        "spec.capture.modelCall: is not a known field; allowed here: mcp, modelCalls, plaintext",
     );
     refused(
         "{selector: {matchLabel: {}}}",

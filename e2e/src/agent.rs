@@ -166,6 +166,21 @@ impl Recording {
         );
         self
     }
+
+    /// What the agent and the program logged.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&self.output.stderr).into_owned()
+    }
+
+    /// What the kernel counted, as the agent tells it at its end with `-v`.
+    ///
+    /// # Panics
+    /// It does not tell.
+    pub fn counted(&self, name: &str) -> u64 {
+        let log = self.log();
+        let value = log.split(&format!(" {name}=")).nth(1).and_then(|rest| rest.split_whitespace().next());
+        value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name} in\n{log}"))
+    }
 }
 
 /// What a traced program needs, and none of what the tester's shell has.

@@ -27,7 +27,8 @@ pub fn attribute_differences(served: &Served, span: &Span) -> Vec<String> {
         compare("gen_ai.provider.name", json!(provider));
     }
     compare("gen_ai.request.model", json!(served.request_model));
-    compare("server.address", json!("localhost"));
+    compare("server.address", json!(served.socket.as_deref().unwrap_or("localhost")));
+    compare("network.transport", json!(served.socket.as_ref().map(|_| "unix")));
     // Google's path says it, and its options stand apart.
     let google = served.api == "generateContent";
     let streams = if google { served.stream } else { request["stream"] == true };

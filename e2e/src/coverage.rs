@@ -33,7 +33,7 @@ pub struct Row<'a> {
     pub file: Option<&'a Path>,
     /// Which of the implementations in it, where it has several.
     pub library: Option<&'a str>,
-    /// `HTTP/1.1` or `HTTP/2`.
+    /// `HTTP/1.1`, `HTTP/2` or `stdio`.
     pub protocol: &'a str,
 }
 
@@ -62,7 +62,10 @@ impl<'a> Row<'a> {
     pub fn was_seen_to_say(&self, agent: &Agent, formats: &str) {
         let (library, found_by) = match self.file {
             Some(file) => how(agent, file, self.library),
-            None => ("none".to_owned(), "sockets".to_owned()),
+            None => {
+                let found_by = if self.protocol == "stdio" { "pipes" } else { "sockets" };
+                ("none".to_owned(), found_by.to_owned())
+            }
         };
         let Row { program, version, protocol, .. } = self;
         let line = format!("| {program} | {version} | {library} | {found_by} | {protocol} | {formats} |\n");

@@ -69,6 +69,14 @@ impl ModelServer {
         Self::start_with(&["--plain-http"])
     }
 
+    /// As [`Self::start`], on a Unix socket.
+    ///
+    /// # Panics
+    /// It does not start.
+    pub fn start_on(socket: &Path) -> Self {
+        Self::start_with(&["--socket", socket.to_str().expect("a path of ours")])
+    }
+
     /// `https://localhost:PORT`, or `http://…` where it has no TLS.
     pub fn base(&self) -> String {
         let scheme = if self.ready.ca.is_some() { "https" } else { "http" };

@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio_rustls::TlsAcceptor;
 
 /// How to serve.
@@ -31,6 +31,8 @@ pub struct Options {
     pub address: IpAddr,
     /// 0 lets the system choose.
     pub port: u16,
+    /// Where to listen instead: a Unix socket, without TLS.
+    pub socket: Option<PathBuf>,
     /// No TLS.
     pub plain_http: bool,
     /// Names in the certificate besides localhost and 127.0.0.1.
@@ -47,15 +49,20 @@ pub struct Options {
 
 /// A server that listens.
 pub struct Server {
-    listener: TcpListener,
-    port: u16,
-    tls: Option<TlsAcceptor>,
+    listener: Listener,
     state: Arc<State>,
+}
+
+enum Listener {
+    Tcp(TcpListener, Option<TlsAcceptor>),
+    Unix(UnixListener),
 }
 
 /// What all connections share.
 struct State {
     seed: u64,
+    /// The Unix socket that it listens on.
+    socket: Option<String>,
     sequence: AtomicU64,
     /// Errors already served, by case.
     failures: Mutex<HashMap<String, u32>>,
@@ -68,22 +75,27 @@ impl Server {
     /// # Errors
     /// The port is taken, or a file cannot be written.
     pub async fn bind(options: Options) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind((options.address, options.port))
-            .await
-            .with_context(|| format!("cannot listen on {}:{}", options.address, options.port))?;
-        let tls = if options.plain_http {
-            None
+        let listener = if let Some(path) = &options.socket {
+            let listener = UnixListener::bind(path);
+            Listener::Unix(listener.with_context(|| format!("cannot listen on {}", path.display()))?)
         } else {
-            let config =
-                certificates::server_config(&options.host_names, options.tls.as_deref(), &options.ca_file)?;
-            Some(TlsAcceptor::from(config))
+            let listener = TcpListener::bind((options.address, options.port))
+                .await
+                .with_context(|| format!("cannot listen on {}:{}", options.address, options.port))?;
+            let tls = if options.plain_http {
+                None
+            } else {
+                let names = options.host_names.as_slice();
+                let config = certificates::server_config(names, options.tls.as_deref(), &options.ca_file)?;
+                Some(TlsAcceptor::from(config))
+            };
+            Listener::Tcp(listener, tls)
         };
         Ok(Self {
-            port: listener.local_addr()?.port(),
             listener,
-            tls,
             state: Arc::new(State {
                 seed: options.seed,
+                socket: options.socket.map(|path| path.to_string_lossy().into_owned()),
                 sequence: AtomicU64::new(0),
                 failures: Mutex::new(HashMap::new()),
                 log: Log::open(options.log.as_deref())?,
@@ -91,25 +103,32 @@ impl Server {
         })
     }
 
-    /// Where it listens.
+    /// Where it listens; 0 on a Unix socket.
     pub fn port(&self) -> u16 {
-        self.port
+        match &self.listener {
+            Listener::Tcp(listener, _) => listener.local_addr().map_or(0, |address| address.port()),
+            Listener::Unix(_) => 0,
+        }
     }
 
     /// Serves until dropped.
     pub async fn serve(&self) {
         loop {
-            // Out of file descriptors, or a client that was gone before its turn: the next one may do better.
-            let Ok((connection, _)) = self.listener.accept().await else {
-                tokio::task::yield_now().await;
-                continue;
+            let state = Arc::clone(&self.state);
+            let accepted = match &self.listener {
+                Listener::Tcp(listener, tls) => listener.accept().await.map(|(connection, _)| {
+                    let tls = tls.clone();
+                    tokio::spawn(async move { complain(converse(connection, tls, &state).await) });
+                }),
+                Listener::Unix(listener) => listener.accept().await.map(|(mut connection, _)| {
+                    let talk = async move { complain(serve_connection(&mut connection, &state).await) };
+                    tokio::spawn(talk);
+                }),
             };
-            let (tls, state) = (self.tls.clone(), Arc::clone(&self.state));
-            tokio::spawn(async move {
-                if let Err(error) = converse(connection, tls, &state).await {
-                    eprintln!("model-server: {error:#}");
-                }
-            });
+            // Out of file descriptors, or a client that was gone before its turn: the next one may do better.
+            if accepted.is_err() {
+                tokio::task::yield_now().await;
+            }
         }
     }
 
@@ -119,6 +138,12 @@ impl Server {
     /// A line could not be written.
     pub fn finish(&self) -> anyhow::Result<()> {
         self.state.log.finish()
+    }
+}
+
+fn complain<T>(result: anyhow::Result<T>) {
+    if let Err(error) = result {
+        eprintln!("model-server: {error:#}");
     }
 }
 
@@ -188,6 +213,7 @@ fn begun(request: &Request, state: &State) -> Served {
         sequence: state.sequence.fetch_add(1, Ordering::Relaxed) + 1,
         at_ms: at.as_millis() as u64,
         method: request.method.clone(),
+        socket: state.socket.clone(),
         path: request.path.clone(),
         // 00-TRACE-SPAN-FLAGS (W3C Trace Context, section 3.2).
         trace_id: request.header("traceparent").and_then(|t| t.split('-').nth(1)).map(str::to_owned),

@@ -21,6 +21,8 @@ pub struct Served {
     pub sequence: u64,
     /// When its head was read, Unix time in milliseconds.
     pub at_ms: u64,
+    /// The Unix socket that it came over.
+    pub socket: Option<String>,
     /// POST …
     pub method: String,
     /// Without the query.

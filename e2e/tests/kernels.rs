@@ -5,7 +5,7 @@
 use agentsight_e2e::agent::Agent;
 use agentsight_e2e::machine::{Kernel, Packed, Root, Said};
 use agentsight_e2e::programs;
-use agentsight_e2e::telemetry::Telemetry;
+use agentsight_e2e::telemetry::{Span, Telemetry};
 use serde_json::Value;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -58,6 +58,7 @@ fn root() -> Option<&'static Packed> {
         let agent = Agent::or_skip()?;
         let init = Path::new(env!("CARGO_MANIFEST_DIR")).join("machines/init");
         let mut root = Root::new(&init);
+        root.copy(&init.with_file_name("stdio_dialogue"), Path::new("bin/stdio_dialogue"));
         root.program("agentsight", agent.program());
         root.program("model-server", Path::new(env!("CARGO_BIN_EXE_model-server")));
         let folder = tempfile::tempdir().expect("a temporary folder");
@@ -113,8 +114,15 @@ impl Row {
         assert_eq!(said.text("large").trim(), "1048576", "a prompt of 1 MiB arrives whole: {}", said.console);
         said.text("serve_plain");
         // All of these kernels are of x86-64, where fentry came with 5.5.
-        let plain: Vec<_> = said.text("plain").trim().lines().collect();
-        assert_eq!(plain, ["1048576", r#"what="plain HTTP" by="functions""#], "{}", said.console);
+        for job in ["plain", "local"] {
+            let plain: Vec<_> = said.text(job).trim().lines().collect();
+            assert_eq!(plain, ["1048576", r#"what="plain HTTP" by="functions""#], "{job}: {}", said.console);
+        }
+        let stdio = said.text("stdio");
+        assert!(stdio.contains(r#"by="functions""#), "{}", said.console);
+        let requests: Vec<_> = telemetry(stdio).spans.into_iter().filter(is_answered).collect();
+        let names: Vec<_> = requests.iter().map(|span| span.name.as_str()).collect();
+        assert_eq!(names, ["initialize", "tools/call add"], "{}", said.console);
         let calls = telemetry(said.text("cgroup"));
         assert_eq!(calls.calls().count(), 1, "of two cgroups one is selected: {}", said.console);
 
@@ -136,6 +144,12 @@ impl Row {
                 / 1000,
         }
     }
+}
+
+/// A request to an MCP server, with its answer.
+fn is_answered(span: &Span) -> bool {
+    let has = |name: &str| span.attributes.contains_key(name);
+    has("mcp.method.name") && !has("agentsight.response.incomplete")
 }
 
 fn telemetry(text: &str) -> Telemetry {
@@ -162,7 +176,8 @@ fn page(rows: &[Row]) -> String {
          `make kernels` boots Debian's kernels in QEMU (software emulation), does the main jobs on each, and writes this\n\
          page. On each kernel every program was loaded, or its stand-in; a process tree with the arguments of its programs and a model call\n\
          over TLS was recorded, also with `perf_event_paranoid=4`, `kptr_restrict=2`, `unprivileged_bpf_disabled=2` and\n\
-         64 KiB of lockable memory; a prompt of 1 MiB arrived whole, over TLS and over plain HTTP (by fentry); and of two cgroups (version 2) only the selected one\n\
+         64 KiB of lockable memory;\n\
+         a prompt of 1 MiB arrived whole, over TLS, over plain HTTP and over a Unix socket (by fentry), requests to an MCP server went over its standard input and output (by fentry); and of two cgroups (version 2) only the selected one\n\
          was traced. On the newest, lockdown, missing capabilities and missing BTF were refused in words.\n\n\
          | kernel | programs accepted | with a stand-in | most instructions verified for one | loading all, emulated |\n\
          |---|---|---|---|---|\n",

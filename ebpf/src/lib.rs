@@ -27,6 +27,8 @@ pub mod kind {
     pub const EXIT: u32 = 5;
     /// [`super::TlsSent`].
     pub const TLS_SENT: u32 = 6;
+    /// [`super::SocketNamed`].
+    pub const SOCKET_NAMED: u32 = 7;
     /// [`super::ProcessContainer`].
     pub const CONTAINER: u32 = 64;
 }
@@ -43,6 +45,8 @@ pub mod select {
     pub const CGROUPS: u32 = 4;
     /// With [`ALL`]: their plain HTTP, too.
     pub const PLAINTEXT: u32 = 8;
+    /// With [`ALL`]: their MCP over standard input and output, too.
+    pub const STDIO: u32 = 16;
 }
 
 /// `enum wanted`: what is wanted of a selected process or cgroup.
@@ -51,6 +55,8 @@ pub mod wanted {
     pub const CALLS: u32 = 1;
     /// Those without TLS, too.
     pub const PLAINTEXT: u32 = 2;
+    /// Its requests to MCP servers over standard input and output, too.
+    pub const STDIO: u32 = 4;
 }
 
 /// `enum hierarchy`: whose cgroups are selected.
@@ -71,6 +77,16 @@ pub mod cgroup_event {
     pub const MADE: u32 = 1;
     /// A cgroup was removed.
     pub const REMOVED: u32 = 2;
+}
+
+/// `enum carried`.
+pub mod carried {
+    /// By TLS.
+    pub const BY_TLS: u8 = 0;
+    /// By a socket, as they stand here.
+    pub const BY_SOCKET: u8 = 1;
+    /// Between a client and a server of MCP, over the server's standard input and output.
+    pub const BY_STDIO: u8 = 2;
 }
 
 /// `enum closed_how`.
@@ -145,7 +161,7 @@ layout! {
         direction: u8,
         /// The connection was seen from its beginning.
         from_start: u8,
-        /// It went through a socket as it stands here, not through TLS.
+        /// What carried the bytes as they stand here: one of [`carried`].
         socket: u8,
         /// It was not sent yet: `ssl` is the batch that a [`TlsSent`] names later, `offset` counts from its start.
         held: u8,
@@ -193,6 +209,21 @@ layout! {
         how: u8,
         /// Zero.
         pad: [u8; 7],
+    }
+}
+layout! {
+    /// A connection over a Unix socket: where its server listens. Told before its first byte.
+    SocketNamed, 152 {
+        /// Header.
+        header: EventHeader,
+        /// Address of the kernel's socket.
+        ssl: u64,
+        /// When it was first seen.
+        generation: u64,
+        /// Length of the name.
+        length: u32,
+        /// As it was bound; it may hold NUL, and one of the abstract ones begins with it.
+        name: [u8; 108],
     }
 }
 layout! {
@@ -259,7 +290,7 @@ layout! {
 layout! {
     #[derive(Default)]
     /// Counters of one CPU; see `events.h` for what each counts.
-    Counters, 136 {
+    Counters, 168 {
         /// Calls with plaintext in selected processes.
         tls_calls: u64,
         /// Plaintext bytes of those calls.
@@ -294,6 +325,14 @@ layout! {
         records_foreign: u64,
         /// Plaintext of TLS records for which no socket was certain.
         records_unplaced_bytes: u64,
+        /// Reads and writes of MCP over standard input and output.
+        stdio_calls: u64,
+        /// Bytes of those.
+        stdio_bytes: u64,
+        /// Pipes and pairs of sockets that were looked at and carry no MCP.
+        channels_ignored: u64,
+        /// Servers that read from several clients, and whose answers may be to any.
+        channels_ambiguous: u64,
     }
 }
 // SAFETY: see `layout!`; aya asks for this promise to move the values through maps.
@@ -340,6 +379,10 @@ impl std::ops::AddAssign for Counters {
         self.sockets_ignored += other.sockets_ignored;
         self.records_foreign += other.records_foreign;
         self.records_unplaced_bytes += other.records_unplaced_bytes;
+        self.stdio_calls += other.stdio_calls;
+        self.stdio_bytes += other.stdio_bytes;
+        self.channels_ignored += other.channels_ignored;
+        self.channels_ambiguous += other.channels_ambiguous;
     }
 }
 

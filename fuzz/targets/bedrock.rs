@@ -3,4 +3,7 @@
 
 mod exchange;
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| exchange::run("/model/amazon.nova-micro-v1%3A0/converse-stream", input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| exchange::run(
+    "/model/amazon.nova-micro-v1%3A0/converse-stream",
+    input
+));

@@ -3,4 +3,7 @@
 
 mod exchange;
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| exchange::run("/model/anthropic.claude-v2/invoke-with-response-stream", input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| exchange::run(
+    "/model/anthropic.claude-v2/invoke-with-response-stream",
+    input
+));

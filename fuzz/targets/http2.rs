@@ -3,4 +3,7 @@
 
 mod connection;
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| connection::test([b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b""], input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| connection::test(
+    [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b""],
+    input
+));

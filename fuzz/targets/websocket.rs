@@ -13,6 +13,7 @@ const EXTENSIONS: [&str; 4] = [
 libfuzzer_sys::fuzz_target!(|input: &[u8]| {
     let Some((&how, script)) = input.split_first() else { return };
     let extension = EXTENSIONS[usize::from(how & 3)];
-    let accepted = format!("HTTP/1.1 101 X\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: x\r\n{extension}\r\n");
+    let accepted =
+        format!("HTTP/1.1 101 X\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: x\r\n{extension}\r\n");
     connection::test([b"GET /-w HTTP/1.1\r\nHost: h\r\n\r\n", accepted.as_bytes()], script);
 });

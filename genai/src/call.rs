@@ -122,13 +122,13 @@ impl Api {
     }
 }
 
-/// Where a request went, by its own words (`Host`, request target).
+/// Where a request went: by its own words (`Host`, request target), or over a Unix socket.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Server {
-    /// Host name or address, without port, lower case.
+    /// Host name or address, without port, lower case; or the name of the Unix socket.
     pub address: String,
-    /// The port in `Host`, else the scheme's default.
-    pub port: u16,
+    /// The port in `Host`, else the scheme's default; a Unix socket has none.
+    pub port: Option<u16>,
 }
 
 /// What was asked for.

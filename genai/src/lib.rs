@@ -30,6 +30,7 @@ pub mod providers;
 pub mod redact;
 pub mod semconv;
 pub mod sse;
+pub mod stdio;
 pub mod streams;
 pub mod telemetry;
 pub mod time;

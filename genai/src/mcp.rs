@@ -1,13 +1,16 @@
-//! A request of the Model Context Protocol, as the wire told it: what [`crate::providers`] fills and the conventions read.
+//! A request of the Model Context Protocol, as the wire told it: what [`crate::providers`] and [`crate::stdio`] fill and the
+//! conventions read.
 
 use crate::call::Server;
 use crate::telemetry::SpanContext;
 use crate::time::Timestamp;
 use serde_json::Value;
 
-/// A finished request of a client, over "Streamable HTTP" (MCP 2025-03-26 and later).
+/// A finished request of a client.
 #[derive(Clone, PartialEq, Debug)]
 pub struct McpCall {
+    /// What carried it.
+    pub transport: Transport,
     /// One of the protocol's own methods.
     pub method: &'static str,
     /// What it is about.
@@ -36,6 +39,15 @@ pub struct McpCall {
     pub content_truncated: bool,
     /// Bytes of the request or response are missing.
     pub truncated: bool,
+}
+
+/// What carries the messages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Transport {
+    /// "Streamable HTTP" (MCP 2025-03-26 and later).
+    Http,
+    /// The server's standard input and output.
+    Stdio,
 }
 
 /// What a request is about.

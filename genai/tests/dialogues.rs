@@ -204,7 +204,10 @@ fn calls_one_after_the_other_are_told_as_they_end() {
             (call.api, call.outcome.clone(), call.truncated),
             (Api::OpenAiResponses, Outcome::Complete, false)
         );
-        assert_eq!(call.server.as_ref().map(|s| (s.address.as_str(), s.port)), Some(("llm.example", 8443)));
+        assert_eq!(
+            call.server.as_ref().map(|s| (s.address.as_str(), s.port)),
+            Some(("llm.example", Some(8443)))
+        );
         assert_eq!(call.response.model.as_deref(), Some("gpt-5-2025"));
         assert_eq!((call.response.usage.input, call.response.usage.output), (Some(3), Some(4)));
         assert!(call.request.stream && call.parent.is_some());

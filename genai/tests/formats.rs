@@ -324,5 +324,5 @@ fn the_port_of_plain_http_is_its_own() {
     let Some(Found::Call(call)) = exchange.finish(agentsight_genai::time::Timestamp(4), End::Complete) else {
         panic!("a call")
     };
-    assert_eq!(call.server.unwrap().port, 80);
+    assert_eq!(call.server.unwrap().port, Some(80));
 }

@@ -262,7 +262,7 @@ impl Sessions {
     fn told(&self) -> Vec<(String, Outcome, Option<String>, Option<String>)> {
         let told = self.heard().into_iter().map(|call| {
             assert!(call.end >= call.start);
-            assert_eq!(call.server.map(|server| server.port), Some(8000));
+            assert_eq!(call.server.map(|server| server.port), Some(Some(8000)));
             let Some(Target::Tool(tool)) = call.target else { panic!("{:?}", call.target) };
             assert_eq!(call.arguments, Some(json!({"for": tool})));
             let text = call.result.map(|result| result[0]["text"].as_str().unwrap().to_owned());

@@ -168,7 +168,7 @@ fn the_server_is_where_the_request_says_that_it_goes() {
     ] {
         let call = Exchange { host: host.to_owned(), ..chat(&ask(), &json!({})) }.call(false, 9).unwrap();
         let server = call.server.unwrap();
-        assert_eq!((server.address.as_str(), server.port), (address, port));
+        assert_eq!((server.address.as_str(), server.port), (address, Some(port)));
     }
 }
 

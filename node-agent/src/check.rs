@@ -80,6 +80,7 @@ impl Report {
         self.can_trace &= finding.status != Status::Missing;
         self.results.push(finding);
         self.results.extend(plaintext(&trial));
+        self.results.extend(stdio(&trial));
         self.results.extend(rustls(&trial));
         self.trial = Some(trial);
         self
@@ -572,6 +573,21 @@ fn plaintext(trial: &Trial) -> Option<Finding> {
     })
 }
 
+/// Whether MCP over standard input and output can be seen, where anything can.
+fn stdio(trial: &Trial) -> Option<Finding> {
+    if trial.error.is_some() {
+        return None;
+    }
+    Some(match &trial.stdio_error {
+        None => Finding::ok("mcp-stdio", "can be seen where it is asked for (--mcp-stdio)".to_owned()),
+        Some(error) => Finding::warning(
+            "mcp-stdio",
+            error.clone(),
+            "calls to models are seen; for requests to MCP servers over their standard input and output, a newer kernel is needed",
+        ),
+    })
+}
+
 /// Whether rustls can be seen, where anything can.
 fn rustls(trial: &Trial) -> Option<Finding> {
     if trial.error.is_some() {
@@ -807,8 +823,9 @@ This machine cannot trace: what is missing stands above.
         let programs = vec![verdict("free_enter_state", Some("unknown func")), verdict("leave", None)];
         let report = Report::of(&healthy()).with(Trial { programs, ..Trial::default() });
         assert!(report.can_trace);
-        let [.., programs, plaintext, rustls] = &report.results[..] else { panic!("{report:?}") };
+        let [.., programs, plaintext, stdio, rustls] = &report.results[..] else { panic!("{report:?}") };
         assert_eq!((plaintext.name, plaintext.status), ("plaintext", Status::Ok));
+        assert_eq!((stdio.name, stdio.status), ("mcp-stdio", Status::Ok));
         assert_eq!((rustls.name, rustls.status), ("rustls", Status::Ok));
         assert_eq!(
             programs.found,
@@ -820,9 +837,12 @@ This machine cannot trace: what is missing stands above.
     fn a_kernel_without_a_place_at_its_sockets_can_trace_all_the_same() {
         let plaintext_error = Some("plain HTTP is not seen: no fentry".into());
         let rustls_error = Some("rustls is not seen: no fentry".into());
-        let report = Report::of(&healthy()).with(Trial { plaintext_error, rustls_error, ..Trial::default() });
+        let stdio_error = Some("MCP is not seen: no fentry".into());
+        let trial = Trial { plaintext_error, stdio_error, rustls_error, ..Trial::default() };
+        let report = Report::of(&healthy()).with(trial);
         assert!(report.can_trace);
-        let [.., plaintext, rustls] = &report.results[..] else { panic!("{report:?}") };
+        let [.., plaintext, stdio, rustls] = &report.results[..] else { panic!("{report:?}") };
+        assert_eq!((stdio.status, stdio.found.as_str()), (Status::Warning, "MCP is not seen: no fentry"));
         assert_eq!((plaintext.name, plaintext.status), ("plaintext", Status::Warning));
         assert_eq!(plaintext.found, "plain HTTP is not seen: no fentry");
         assert_eq!((rustls.name, rustls.status), ("rustls", Status::Warning));

@@ -127,9 +127,13 @@ pub struct Record {
     #[command(flatten)]
     pub content: ContentArgs,
 
-    /// See calls over plain HTTP, too: HTTP/1.1 and HTTP/2 on TCP connections without TLS
+    /// See calls over plain HTTP, too: HTTP/1.1 and HTTP/2 on TCP connections and Unix sockets
     #[arg(long, help_heading = "Capture")]
     pub plaintext: bool,
+
+    /// See requests to MCP servers that speak over their standard input and output, too
+    #[arg(long, help_heading = "Capture")]
+    pub mcp_stdio: bool,
 
     /// Names that spans and metrics follow: version 1.41 of the GenAI conventions, or the newest
     #[arg(long, value_name = "VERSION", default_value = "v1.41", help_heading = "Capture")]

@@ -161,6 +161,14 @@ pub struct Metrics {
     pub ignored_sockets: Counter,
     /// Whether plain HTTP is seen, and how: 1 for one of the states.
     pub plaintext_state: Family<StateLabel, Gauge>,
+    /// Reads and writes of MCP over standard input and output, as the kernel counts them.
+    pub stdio_calls: Counter,
+    /// Bytes of those, captured or not.
+    pub stdio_bytes: Counter,
+    /// Pipes and pairs of sockets that carry no MCP, and were let go.
+    pub ignored_channels: Counter,
+    /// Whether MCP over standard input and output is seen, and how: 1 for one of the states.
+    pub stdio_state: Family<StateLabel, Gauge>,
     /// What was lost, in records or other pieces.
     pub lost: Family<LossLabels, Counter>,
     /// What was lost, in bytes.
@@ -318,6 +326,10 @@ impl Metrics {
             plaintext_bytes: Counter::default(),
             ignored_sockets: Counter::default(),
             plaintext_state: Family::default(),
+            stdio_calls: Counter::default(),
+            stdio_bytes: Counter::default(),
+            ignored_channels: Counter::default(),
+            stdio_state: Family::default(),
             lost: Family::default(),
             lost_bytes: Family::default(),
             calls: Family::default(),
@@ -378,6 +390,27 @@ impl Metrics {
             it.ignored_sockets.clone(),
         );
         agent.register("plaintext_state", "Whether plain HTTP is seen", it.plaintext_state.clone());
+        agent.register(
+            "mcp_stdio_calls",
+            "Reads and writes of MCP over standard input and output",
+            it.stdio_calls.clone(),
+        );
+        agent.register_with_unit(
+            "mcp_stdio",
+            "Bytes of MCP over standard input and output, captured or not",
+            Unit::Bytes,
+            it.stdio_bytes.clone(),
+        );
+        agent.register(
+            "ignored_channels",
+            "Pipes and pairs of sockets without MCP",
+            it.ignored_channels.clone(),
+        );
+        agent.register(
+            "mcp_stdio_state",
+            "Whether MCP over standard input and output is seen",
+            it.stdio_state.clone(),
+        );
         agent.register("lost", "Records or other pieces lost", it.lost.clone());
         agent.register_with_unit("lost", "Bytes lost", Unit::Bytes, it.lost_bytes.clone());
         agent.register("calls", "Finished model calls", it.calls.clone());
@@ -616,6 +649,7 @@ pub(crate) fn filled() -> Metrics {
     metrics.attachments.get_or_create(&LibraryLabel { library: "openssl" }).set(1);
     metrics.untraceable_processes.get_or_create(&ReasonLabel { reason: "JavaTls" }).set(1);
     metrics.plaintext_state.get_or_create(&StateLabel { state: "off" }).set(1);
+    metrics.stdio_state.get_or_create(&StateLabel { state: "off" }).set(1);
     metrics.exported.get_or_create(&export).inc();
     metrics.export_retries.get_or_create(&export).inc();
     metrics.export_queue_items.get_or_create(&export).set(1);

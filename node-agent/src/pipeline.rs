@@ -1,6 +1,6 @@
 //! From events to telemetry: who made which connection, what it carried, and the spans that this becomes.
 
-use crate::capture::events::{Batch, ConnectionId, Event, ProcessId, What};
+use crate::capture::events::{Batch, Carrier, ConnectionId, Event, ProcessId, What};
 use crate::causality::{self, Causality, ExchangeId, Exit, Place, Program, spans};
 use crate::clock::{self, Clock};
 use crate::held::Held;
@@ -13,11 +13,15 @@ use agentsight_genai::connection::{self, Chunk, Connection, Limits, Protocol};
 use agentsight_genai::http::{Direction, End};
 use agentsight_genai::links::FingerprintKey;
 use agentsight_genai::mcp::{McpCall, Target};
-use agentsight_genai::providers::{Found, Heard, Mailbox, McpSessions, Models, Scheme, UnknownEndpoint};
+use agentsight_genai::providers::{
+    self, Found, Heard, Mailbox, McpSessions, Models, Scheme, UnknownEndpoint,
+};
 use agentsight_genai::semconv;
+use agentsight_genai::stdio::Dialogue;
 use agentsight_genai::telemetry::{
     Attributes, Event as LogEvent, Span, SpanContext, SpanId, SpanKind, Status, TraceId, Value,
 };
+use agentsight_genai::time::Timestamp;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::ffi::OsStr;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -89,7 +93,7 @@ pub struct Pipeline<S: Subjects, F: FnMut(&ExporterId, Item)> {
 /// A connection of which something is held.
 struct Open {
     id: ConnectionId,
-    connection: Connection<Models>,
+    reader: Reader,
     /// Where requests of models lie as soon as they are complete: their responses may take long.
     mailbox: Mailbox,
     /// As counted when it was last touched.
@@ -98,11 +102,66 @@ struct Open {
     touched: u64,
     /// What of its counters is already in the statistics.
     counted: connection::Counters,
-    protocol: Protocol,
+    /// What it was found to carry; none where it is no HTTP.
+    protocol: Option<Protocol>,
     /// What was written on it first was looked at.
     looked_at: bool,
     /// It goes without TLS.
     plain: bool,
+}
+
+/// What reads a connection.
+enum Reader {
+    Http(Box<Connection<Models>>),
+    Mcp(Box<Dialogue>),
+}
+
+impl Reader {
+    fn chunk(&mut self, chunk: Chunk<'_>, found: &mut Vec<Found>) {
+        match self {
+            Reader::Http(connection) => connection.chunk(chunk, &mut |output| found.push(output)),
+            Reader::Mcp(dialogue) => {
+                dialogue.chunk(chunk, &mut |call| found.push(Found::Mcp(Box::new(call))));
+            }
+        }
+    }
+
+    fn close(self, at: Timestamp, end: End, found: &mut Vec<Found>) {
+        match self {
+            Reader::Http(connection) => connection.close(at, end, &mut |output| found.push(output)),
+            Reader::Mcp(dialogue) => {
+                dialogue.close(at, end, &mut |call| found.push(Found::Mcp(Box::new(call))));
+            }
+        }
+    }
+
+    fn set_settings(&mut self, settings: Arc<providers::Settings>) {
+        match self {
+            Reader::Http(connection) => connection.exchanges_mut().set_settings(settings),
+            Reader::Mcp(dialogue) => dialogue.set_settings(settings),
+        }
+    }
+
+    fn memory(&self) -> usize {
+        match self {
+            Reader::Http(connection) => connection.memory(),
+            Reader::Mcp(dialogue) => dialogue.memory(),
+        }
+    }
+
+    fn counters(&self) -> connection::Counters {
+        match self {
+            Reader::Http(connection) => connection.counters(),
+            Reader::Mcp(dialogue) => dialogue.counters(),
+        }
+    }
+
+    fn protocol(&self) -> Option<Protocol> {
+        match self {
+            Reader::Http(connection) => Some(connection.protocol()),
+            Reader::Mcp(_) => None,
+        }
+    }
 }
 
 struct Process<F> {
@@ -158,7 +217,7 @@ struct Root {
 #[derive(Clone, Debug, Default)]
 pub struct Stats {
     /// Events by kind.
-    pub events: [u64; 7],
+    pub events: [u64; 8],
     /// Plaintext bytes taken, sent and received.
     pub bytes: [u64; 2],
     /// Finished calls by operation, provider and outcome.
@@ -209,8 +268,8 @@ pub struct TraceStats {
 }
 
 /// The names of [`Stats::events`].
-pub const EVENT_KINDS: [&str; 7] =
-    ["tls_data", "tls_closed", "fork", "exec", "exit", "container", "tls_sent"];
+pub const EVENT_KINDS: [&str; 8] =
+    ["tls_data", "tls_closed", "fork", "exec", "exit", "container", "tls_sent", "socket_named"];
 
 impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
     /// Telemetry goes to `out` with the exporter that it is for, numbers to `shared` after each batch: on top of those
@@ -345,12 +404,11 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
     fn event(&mut self, event: Event<'_>) {
         let Event { time, process, what } = event;
         match what {
-            What::Data { connection, direction, offset, from_start, plain, data } => {
+            What::Data { connection, direction, offset, from_start, carrier, data } => {
                 self.stats.events[0] += 1;
                 self.stats.bytes[usize::from(direction == Direction::Received)] += data.len() as u64;
                 let chunk = Chunk { direction, at: self.clock.at(time), offset, data, lost_after: 0 };
-                let scheme = if plain { Scheme::Http } else { Scheme::Https };
-                self.data(connection, chunk, from_start, scheme, time);
+                self.data(connection, chunk, from_start, carrier, time);
             }
             What::Doubtful => {
                 self.stats.events[0] += 1;
@@ -369,12 +427,16 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
                     let at = self.clock.at(piece.time);
                     let offset = offset.saturating_add(piece.offset);
                     let chunk = Chunk { direction, at, offset, data: &piece.data, lost_after: 0 };
-                    self.data(connection, chunk, from_start, Scheme::Https, piece.time);
+                    self.data(connection, chunk, from_start, Carrier::Tls, piece.time);
                 }
                 // What was lost at its end shows only here.
                 let offset = offset.saturating_add(length);
                 let chunk = Chunk { direction, at: self.clock.at(time), offset, data: &[], lost_after: 0 };
-                self.data(connection, chunk, from_start, Scheme::Https, time);
+                self.data(connection, chunk, from_start, Carrier::Tls, time);
+            }
+            What::Named { connection, name } => {
+                self.stats.events[7] += 1;
+                self.open(connection, true, time, Carrier::Socket, Some(socket_name(name)));
             }
             What::Closed { connection, received, sent, end } => {
                 self.stats.events[1] += 1;
@@ -386,8 +448,8 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
                 for (direction, offset) in [(Direction::Sent, sent), (Direction::Received, received)] {
                     let chunk =
                         Chunk { direction, at: self.clock.at(time), offset, data: &[], lost_after: 0 };
-                    // It is open already: neither its beginning nor its scheme is asked for.
-                    self.data(connection, chunk, true, Scheme::default(), time);
+                    // It is open already: neither its beginning nor what carries it is asked for.
+                    self.data(connection, chunk, true, Carrier::Tls, time);
                 }
                 self.close(key, time, end);
             }
@@ -476,59 +538,27 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
         known
     }
 
-    fn data(&mut self, id: ConnectionId, chunk: Chunk<'_>, from_start: bool, scheme: Scheme, time: u64) {
+    fn data(&mut self, id: ConnectionId, chunk: Chunk<'_>, from_start: bool, carrier: Carrier, time: u64) {
         let key = (id.process, id.ssl);
-        if self.connections.get(&key).is_some_and(|open| open.id != id) {
-            // Its end was lost: the object serves another connection now.
-            self.close(key, time, End::Unknown);
-        }
-        let Some(policy) = self.policy(id.process) else {
-            self.stats.deselected += 1;
-            return;
-        };
-        if !self.connections.contains_key(&key) {
-            // While the process is there to be asked.
-            self.facts(id.process);
-            let known = self.known(id.process);
-            known.connections.insert(id.ssl);
-            let sessions = known.sessions.clone();
-            let mailbox = Mailbox::default();
-            let models = Models::new(policy.calls.clone())
-                .over(scheme)
-                .with_key(self.key)
-                .with_mailbox(mailbox.clone())
-                .with_sessions(sessions);
-            let open = Open {
-                id,
-                mailbox,
-                connection: Connection::new(models, Limits::default(), from_start),
-                memory: 0,
-                touched: time,
-                counted: connection::Counters::default(),
-                protocol: Protocol::Undecided,
-                looked_at: scheme == Scheme::Http,
-                plain: scheme == Scheme::Http,
-            };
-            self.connections.insert(key, open);
-        }
+        self.open(id, from_start, time, carrier, None);
         let Some(open) = self.connections.get_mut(&key) else { return };
         let mut found = Vec::new();
-        open.connection.chunk(chunk, &mut |output| found.push(output));
+        open.reader.chunk(chunk, &mut found);
         open.touched = time;
-        let memory = open.connection.memory();
+        let memory = open.reader.memory();
         self.memory = (self.memory + memory).saturating_sub(open.memory);
         open.memory = memory;
-        let protocol = open.connection.protocol();
+        let protocol = open.reader.protocol();
         if protocol != open.protocol {
             open.protocol = protocol;
-            *self.stats.protocols.entry(protocol_name(protocol)).or_default() += 1;
+            *self.stats.protocols.entry(protocol.map_or("mcp_stdio", protocol_name)).or_default() += 1;
         }
         let mut sign = None;
         if !open.looked_at && chunk.direction == Direction::Sent && !chunk.data.is_empty() {
             open.looked_at = true;
-            sign = sign_of(protocol, chunk.data);
+            sign = protocol.and_then(|protocol| sign_of(protocol, chunk.data));
         }
-        let counters = open.connection.counters();
+        let counters = open.reader.counters();
         if counters != open.counted {
             count(&mut self.stats.streams, &counters, &open.counted);
             open.counted = counters;
@@ -548,6 +578,62 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
         self.tell();
         if self.memory > self.settings.max_memory {
             self.evict(time);
+        }
+    }
+
+    /// Sees to it that the connection is there, but for that of a process of which nothing may be told. `name`: of the Unix
+    /// socket that it goes over.
+    fn open(
+        &mut self,
+        id: ConnectionId,
+        from_start: bool,
+        time: u64,
+        carrier: Carrier,
+        name: Option<String>,
+    ) {
+        let key = (id.process, id.ssl);
+        if self.connections.get(&key).is_some_and(|open| open.id != id) {
+            // Its end was lost: the object serves another connection now.
+            self.close(key, time, End::Unknown);
+        }
+        let Some(policy) = self.policy(id.process) else {
+            self.stats.deselected += 1;
+            return;
+        };
+        if !self.connections.contains_key(&key) {
+            // While the process is there to be asked.
+            self.facts(id.process);
+            let known = self.known(id.process);
+            known.connections.insert(id.ssl);
+            let sessions = known.sessions.clone();
+            let mailbox = Mailbox::default();
+            let reader = if carrier == Carrier::Stdio {
+                Reader::Mcp(Box::new(Dialogue::new(policy.calls.clone())))
+            } else {
+                let scheme = if carrier == Carrier::Tls { Scheme::Https } else { Scheme::Http };
+                let models = Models::new(policy.calls.clone())
+                    .over(scheme)
+                    .with_key(self.key)
+                    .with_mailbox(mailbox.clone())
+                    .with_sessions(sessions);
+                let models = match name {
+                    Some(name) => models.over_socket(name),
+                    None => models,
+                };
+                Reader::Http(Box::new(Connection::new(models, Limits::default(), from_start)))
+            };
+            let open = Open {
+                id,
+                mailbox,
+                reader,
+                memory: 0,
+                touched: time,
+                counted: connection::Counters::default(),
+                protocol: Some(Protocol::Undecided),
+                looked_at: carrier != Carrier::Tls,
+                plain: carrier != Carrier::Tls,
+            };
+            self.connections.insert(key, open);
         }
     }
 
@@ -607,7 +693,7 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
         let Some(open) = self.connections.remove(&key) else { return };
         self.memory = self.memory.saturating_sub(open.memory);
         let mut found = Vec::new();
-        open.connection.close(self.clock.at(time), end, &mut |output| found.push(output));
+        open.reader.close(self.clock.at(time), end, &mut found);
         for found in found {
             self.found(key, found);
         }
@@ -765,7 +851,7 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
             match &policy {
                 Some(policy) => {
                     if let Some(open) = self.connections.get_mut(&key) {
-                        open.connection.exchanges_mut().set_settings(policy.calls.clone());
+                        open.reader.set_settings(policy.calls.clone());
                     }
                 }
                 None => {
@@ -896,6 +982,15 @@ impl<S: Subjects, F: FnMut(&ExporterId, Item)> Pipeline<S, F> {
 
 const INFO: u8 = 9; // OpenTelemetry's SEVERITY_NUMBER_INFO
 
+/// The name of a Unix socket as tools show it: the text up to the first NUL, or an abstract one behind `@`.
+fn socket_name(name: &[u8]) -> String {
+    let (mark, name) = match name.strip_prefix(b"\0") {
+        Some(name) => ("@", name),
+        None => ("", name.split(|byte| *byte == 0).next().unwrap_or_default()),
+    };
+    format!("{mark}{}", String::from_utf8_lossy(name))
+}
+
 fn exit_attributes(exit: Exit) -> Attributes {
     let mut attributes = vec![("process.exit.code".into(), Value::Int(exit.code))];
     attributes.extend(exit.signal.map(|signal| (spans::SIGNAL.into(), Value::Int(signal))));
@@ -979,7 +1074,7 @@ fn count(sum: &mut connection::Counters, now: &connection::Counters, before: &co
 mod tests {
     use super::*;
     use crate::capture::events::fixtures::{
-        closed, container, data, exec, exec_with, exit, fork, held, told,
+        closed, container, data, exec, exec_with, exit, fork, held, named, told,
     };
     use crate::policy::Wish;
     use crate::process::Host;
@@ -1126,6 +1221,51 @@ mod tests {
             let [(call, _)] = spans(&items)[..] else { panic!("one call") };
             assert_eq!(attribute(call, "server.port"), Some(&Value::Int(port)));
         }
+    }
+
+    #[test]
+    fn the_server_of_a_unix_socket_is_where_it_listens_and_the_host_still_tells_the_provider() {
+        for (name, address) in
+            [(&b"/run/model\0"[..], "/run/model"), (b"\0model", "@model"), (b"run/model", "run/model")]
+        {
+            let request = REQUEST.replace("api.openai.com", "openrouter.ai");
+            let records = [named(PID, 100, name), sent(100, 0, &request), received(200, 0, &response())];
+            let (items, stats) = run(None, &records);
+            let [(span, _)] = spans(&items)[..] else { panic!("one call") };
+            assert_eq!(attribute(span, "server.address"), Some(&Value::Str(address.into())));
+            assert_eq!(attribute(span, "network.transport"), Some(&Value::Str("unix".into())));
+            assert_eq!(attribute(span, "gen_ai.provider.name"), Some(&Value::Str("openrouter".into())));
+            assert_eq!((attribute(span, "server.port"), stats.events[7]), (None, 1));
+        }
+    }
+
+    #[test]
+    fn what_a_server_of_tools_is_asked_over_a_pipe_is_a_request_and_what_it_leaves_open_is_told_at_its_end() {
+        let asks = |id: u32| {
+            format!(
+                "{{\"jsonrpc\":\"2.0\",\"id\":{id},\"method\":\"tools/call\",\"params\":{{\"name\":\"add\"}}}}\n"
+            )
+        };
+        let (first, second) = (asks(1), asks(2));
+        let answer = "{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{}}\n";
+        let mut records = [
+            sent(100, 0, &first),
+            sent(200, first.len() as u64, &second),
+            received(300, 0, answer),
+            closed(PID, 400, answer.len() as u64, 0, agentsight_ebpf::closed::BY_PEER),
+        ];
+        for record in &mut records[..3] {
+            record[std::mem::offset_of!(agentsight_ebpf::TlsData, socket)] =
+                agentsight_ebpf::carried::BY_STDIO;
+        }
+        let (items, stats) = run(None, &records);
+        let spans = spans(&items);
+        let [(answered, _), (open, _)] = spans[..] else { panic!("{spans:?}") };
+        assert_eq!(attribute(answered, "network.transport"), Some(&Value::Str("pipe".into())));
+        assert_eq!(attribute(answered, "agentsight.response.incomplete"), None);
+        assert_eq!(attribute(open, "agentsight.response.incomplete"), Some(&Value::Str("cut".into())));
+        assert_eq!((stats.mcp_requests, stats.connections), (2, 0));
+        assert_eq!(stats.protocols["mcp_stdio"], 1);
     }
 
     #[test]

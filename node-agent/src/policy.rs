@@ -4,8 +4,10 @@
 //! gets one span, with the strictest content, redaction and limit of the traces that name this exporter.
 
 use crate::capture::events::ProcessId;
+use crate::capture::programs::More;
 use crate::resource::Resource;
-use agentsight_api::{AgentTraceSpec, Content, Plaintext, Sampling, Semconv, WireFormat};
+use agentsight_api::{AgentTraceSpec, Content, Mcp, Plaintext, Sampling, Semconv, WireFormat};
+use agentsight_ebpf::wanted;
 use agentsight_genai::call::Api;
 use agentsight_genai::providers;
 use agentsight_genai::redact::{PatternError, Redactor};
@@ -22,8 +24,8 @@ pub struct Policy {
     pub outputs: Vec<Output>,
     /// The traces that select it; each of them counts its calls.
     pub traces: Vec<Arc<str>>,
-    /// Whether its plain HTTP is read, too.
-    pub plaintext: bool,
+    /// What is read of it: bits of [`wanted`].
+    pub wanted: u32,
 }
 
 /// What one exporter is told.
@@ -53,8 +55,8 @@ pub struct Wish {
     pub trace: Arc<str>,
     /// The name of the exporter that it wants to be told.
     pub exporter: Arc<str>,
-    /// Read plain HTTP, too.
-    pub plaintext: bool,
+    /// What is to be read: bits of [`wanted`].
+    pub wanted: u32,
     /// Keep prompts and answers.
     pub content: bool,
     /// Bytes of them that are kept of each side of a call.
@@ -99,7 +101,7 @@ impl Wish {
         Wish {
             trace: trace.into(),
             exporter: spec.exporter.as_str().into(),
-            plaintext: spec.capture.plaintext == Plaintext::Http,
+            wanted: wanted_of(spec.capture.plaintext == Plaintext::Http, spec.capture.mcp == Mcp::Stdio),
             content: calls.content == Content::Messages,
             // The schema bounds it to 16 MiB.
             max_content: usize::try_from(calls.max_content_bytes).unwrap_or(usize::MAX),
@@ -111,7 +113,19 @@ impl Wish {
     }
 }
 
+/// Bits of [`wanted`].
+pub fn wanted_of(plaintext: bool, stdio: bool) -> u32 {
+    let plaintext = if plaintext { wanted::PLAINTEXT } else { 0 };
+    let stdio = if stdio { wanted::STDIO } else { 0 };
+    wanted::CALLS | plaintext | stdio
+}
+
 impl Policy {
+    /// Whether that is read, too.
+    pub fn wants(&self, more: More) -> bool {
+        self.wanted & more.wanted() != 0
+    }
+
     /// What holds for a process that all these traces select; there must be one.
     ///
     /// `patterns` is how messages call the list of patterns. Traces that disagree at one exporter on the version of
@@ -175,7 +189,7 @@ impl Policy {
             }),
             outputs,
             traces: wishes.iter().map(|wish| wish.trace.clone()).collect(),
-            plaintext: wishes.iter().any(|wish| wish.plaintext),
+            wanted: wishes.iter().fold(0, |all, wish| all | wish.wanted),
         })
     }
 }
@@ -215,7 +229,7 @@ mod tests {
         Wish {
             trace: trace.into(),
             exporter: exporter.into(),
-            plaintext: false,
+            wanted: wanted::CALLS,
             content: true,
             max_content: 1000,
             endpoints: Vec::new(),
@@ -244,10 +258,15 @@ mod tests {
     }
 
     #[test]
-    fn plain_http_is_read_where_one_of_the_traces_wants_it() {
-        let wants = Wish { plaintext: true, ..wish("wants", "x") };
-        assert!(union(&[&wants, &wish("does-not", "x")]).plaintext);
-        assert!(!union(&[&wish("does-not", "x")]).plaintext);
+    fn more_than_tls_is_read_where_one_of_the_traces_wants_it() {
+        for (more, wanted) in
+            [(More::Plaintext, wanted_of(true, false)), (More::Stdio, wanted_of(false, true))]
+        {
+            let wants = Wish { wanted, ..wish("wants", "x") };
+            let policy = union(&[&wants, &wish("does-not", "x")]);
+            assert_eq!(More::ALL.map(|each| policy.wants(each)), More::ALL.map(|each| each == more));
+            assert!(!union(&[&wish("does-not", "x")]).wants(more));
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! `agentsight run`: the host, traced as an AgentTrace says.
 
 use crate::capture::library::{Library, Reason};
+use crate::capture::programs::More;
 use crate::capture::{self, Capture, Totals};
 use crate::causality::Cause;
 use crate::cli::Run;
@@ -181,13 +182,19 @@ pub(crate) fn refresh(metrics: &Metrics, sources: &Sources<'_>) -> Result<(), ca
     set_total(&metrics.plaintext_calls, kernel.socket_calls);
     set_total(&metrics.plaintext_bytes, kernel.socket_bytes);
     set_total(&metrics.ignored_sockets, kernel.sockets_ignored);
-    let now = sources.capture.map_or("off", Capture::plaintext_state);
-    for state in capture::sockets::STATES {
-        metrics.plaintext_state.get_or_create(&StateLabel { state }).set(i64::from(state == now));
+    set_total(&metrics.stdio_calls, kernel.stdio_calls);
+    set_total(&metrics.stdio_bytes, kernel.stdio_bytes);
+    set_total(&metrics.ignored_channels, kernel.channels_ignored);
+    for (more, states) in [(More::Plaintext, &metrics.plaintext_state), (More::Stdio, &metrics.stdio_state)] {
+        let now = sources.capture.map_or("off", |capture| capture.state(more));
+        for state in capture::sockets::STATES {
+            states.get_or_create(&StateLabel { state }).set(i64::from(state == now));
+        }
     }
     for (stage, cause, count) in [
         ("kernel", "ring_full", kernel.ring_full_records),
         ("kernel", "unpaired_return", kernel.unpaired_returns),
+        ("kernel", "ambiguous_server", kernel.channels_ambiguous),
         ("kernel", "connections_full", kernel.connections_full),
         ("kernel", "processes_full", kernel.processes_full),
         ("kernel", "mappings", totals.lost_mappings),

@@ -1,11 +1,12 @@
 //! What `record` and `run` share: capture, pipeline and export, put together and taken down in order.
 
+use crate::capture::programs::More;
 use crate::capture::{self, Capture, discover};
 use crate::cli::{OtlpArgs, OutputArgs, Record, When};
 use crate::export::{self, Exporter, Options, Own, StartError, config};
 use crate::health::Metrics;
 use crate::pipeline::{self, Pipeline, Stats};
-use crate::policy::{DEFAULT_EXPORTER, ExporterId, Policy, Wish};
+use crate::policy::{DEFAULT_EXPORTER, ExporterId, Policy, Wish, wanted_of};
 use crate::process::Host;
 use crate::resource::Item;
 use crate::terminal::Terminal;
@@ -67,7 +68,7 @@ pub fn policy_from_flags(args: &Record) -> Result<Policy, Error> {
     let wish = Wish {
         trace: "".into(),
         exporter: DEFAULT_EXPORTER.into(),
-        plaintext: args.plaintext,
+        wanted: wanted_of(args.plaintext, args.mcp_stdio),
         content: args.content.content,
         max_content: args.content.max_content_bytes,
         endpoints: Vec::new(),
@@ -174,10 +175,10 @@ impl Session {
         root: Option<u32>,
     ) -> Result<Session, Error> {
         let (mut capture, batches) = Capture::start(ring_bytes)?;
-        if policy.plaintext
-            && let Err(error) = capture.see_plaintext()
-        {
-            tracing::warn!(error = &error as &dyn std::error::Error, "only calls over TLS are seen");
+        for more in More::ALL.into_iter().filter(|more| policy.wants(*more)) {
+            if let Err(error) = capture.see(more) {
+                tracing::warn!(error = &error as &dyn std::error::Error, "{}", more.without());
+            }
         }
         let stats = Arc::new(Mutex::new(Stats::default()));
         // All outputs are one: a host has one trace.
@@ -278,6 +279,8 @@ fn report(counters: &Counters, stats: &Stats) {
         socket_calls = counters.socket_calls,
         socket_bytes = counters.socket_bytes,
         sockets_ignored = counters.sockets_ignored,
+        stdio_bytes = counters.stdio_bytes,
+        channels_ignored = counters.channels_ignored,
         records_foreign = counters.records_foreign,
         captured_bytes = counters.captured_bytes,
         events = stats.events.iter().sum::<u64>(),
@@ -298,6 +301,10 @@ fn report(counters: &Counters, stats: &Stats) {
         ("bytes went through SSL_sendfile and cannot be seen", counters.sendfile_bytes),
         ("bytes of plain HTTP went by sendfile or splice and cannot be seen", counters.socket_bypass_bytes),
         ("bytes of rustls could not be told to be of one connection", counters.records_unplaced_bytes),
+        (
+            "servers of MCP read from several clients, and their answers are not told",
+            counters.channels_ambiguous,
+        ),
         ("returns of TLS calls had no entry", counters.unpaired_returns),
         ("TLS calls found no place for their connection", counters.connections_full),
         ("child processes found no place and were not traced", counters.processes_full),

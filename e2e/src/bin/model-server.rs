@@ -19,6 +19,9 @@ struct Arguments {
     /// Port to listen on; 0 lets the system choose one.
     #[arg(long, default_value_t = 0)]
     port: u16,
+    /// Listen on this Unix socket instead, without TLS.
+    #[arg(long)]
+    socket: Option<PathBuf>,
     /// Serve HTTP without TLS.
     #[arg(long)]
     plain_http: bool,
@@ -51,9 +54,11 @@ fn main() -> anyhow::Result<()> {
 async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let tls = !arguments.plain_http && arguments.socket.is_none();
     let server = Server::bind(Options {
         address: arguments.address,
         port: arguments.port,
+        socket: arguments.socket,
         plain_http: arguments.plain_http,
         host_names: arguments.host_names,
         tls: arguments.tls,
@@ -64,7 +69,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     .await?;
     let ready = serde_json::json!({
         "port": server.port(),
-        "ca": (!arguments.plain_http).then(|| std::path::absolute(&arguments.ca_file)).transpose()?,
+        "ca": tls.then(|| std::path::absolute(&arguments.ca_file)).transpose()?,
         "pid": std::process::id(),
     });
     println!("{ready}");

@@ -8,5 +8,6 @@
 #include "gnutls.bpf.h"
 #include "go.bpf.h"
 #include "rustls.bpf.h"
+#include "stdio.bpf.h"
 
 char LICENSE[] SEC("license") = "GPL";

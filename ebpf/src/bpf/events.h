@@ -12,6 +12,7 @@ enum event_kind {
 	EVENT_EXEC = 4,
 	EVENT_EXIT = 5,
 	EVENT_TLS_SENT = 6,
+	EVENT_SOCKET_NAMED = 7,
 	EVENT_CONTAINER = 64,
 };
 
@@ -38,11 +39,18 @@ struct tls_data {
 	u32 length;	/* bytes that follow here */
 	u8 direction;
 	u8 from_start;	/* the connection was seen from its beginning */
-	u8 socket;	/* it went through a socket as it stands here */
+	u8 socket;	/* enum carried */
 	u8 held;	/* it was not sent yet: `ssl` is the batch that a struct tls_sent names later, `offset` counts from its start */
 	u8 doubtful;	/* the call did what no such call does: `length` is 0, and nothing but the process is certain */
 	u8 pad[3];
 	u8 data[];
+};
+
+/* What carried the bytes as they stand here. */
+enum carried {
+	CARRIED_BY_TLS = 0,
+	CARRIED_BY_SOCKET = 1,
+	CARRIED_BY_STDIO = 2,	/* between a client and a server of MCP: `ssl` is their dialogue */
 };
 
 /* What a thread had sealed until now went to a socket: only now the connection is known. */
@@ -72,6 +80,17 @@ enum closed_how {
 	CLOSED_UNKNOWN = 0,	/* this library does not tell */
 	CLOSED_BY_US = 1,	/* the connection was fine when the process let go of it */
 	CLOSED_BY_PEER = 2,	/* close_notify, end of file or a fatal error came before; of a socket, FIN or RST */
+};
+
+#define SOCKET_NAME_SIZE 108 /* what a Unix socket's address has room for */
+
+/* A connection over a Unix socket: where its server listens. Told before its first byte. */
+struct socket_named {
+	struct event_header header;
+	u64 ssl;	/* address of the kernel's socket */
+	u64 generation;	/* when it was first seen */
+	u32 length;	/* of name, which may hold NUL */
+	char name[SOCKET_NAME_SIZE];
 };
 
 struct process_fork {
@@ -140,6 +159,10 @@ struct counters {
 	u64 sockets_ignored;	/* sockets that were looked at and do not carry a client's HTTP */
 	u64 records_foreign;	/* sealed or opened by rustls' libraries, and no TLS record: QUIC, tokens */
 	u64 records_unplaced_bytes; /* plaintext of TLS records for which no socket was certain */
+	u64 stdio_calls;	/* reads and writes of MCP over standard input and output */
+	u64 stdio_bytes;	/* bytes of those; they are in captured_bytes, too */
+	u64 channels_ignored;	/* pipes and pairs of sockets that were looked at and carry no MCP */
+	u64 channels_ambiguous;	/* servers that read from several clients, and whose answers may be to any */
 };
 
 /* Which processes are selected, and how the ring is drained. Written by the agent, read by every program. */
@@ -166,12 +189,14 @@ enum select {
 	SELECT_PROCESSES = 2,	/* those in the map, and their children */
 	SELECT_CGROUPS = 4,
 	SELECT_PLAINTEXT = 8,	/* with SELECT_ALL: their plain HTTP, too */
+	SELECT_STDIO = 16,	/* with SELECT_ALL: their MCP over standard input and output, too */
 };
 
 /* What is wanted of a selected process or cgroup: the value in the maps that select them. */
 enum wanted {
 	WANTED_CALLS = 1,
 	WANTED_PLAINTEXT = 2,	/* also those without TLS */
+	WANTED_STDIO = 4,	/* also MCP over standard input and output */
 };
 
 #define SIZE_IS(type, size) _Static_assert(sizeof(struct type) == (size), #type)
@@ -179,10 +204,11 @@ SIZE_IS(event_header, 24);
 SIZE_IS(tls_data, 72);
 SIZE_IS(tls_sent, 72);
 SIZE_IS(tls_closed, 64);
+SIZE_IS(socket_named, 152);
 SIZE_IS(process_fork, 32);
 SIZE_IS(process_exec, 296);
 SIZE_IS(process_exit, 32);
-SIZE_IS(counters, 136);
+SIZE_IS(counters, 168);
 SIZE_IS(control, 32);
 SIZE_IS(process_container, 32);
 SIZE_IS(cgroup_event, 1040);

@@ -56,6 +56,10 @@ typedef struct {
 	int counter;
 } atomic_t;
 
+typedef struct refcount_struct {
+	atomic_t refs;
+} refcount_t;
+
 struct signal_struct {
 	atomic_t live;
 	int group_exit_code;
@@ -63,6 +67,31 @@ struct signal_struct {
 
 struct mm_struct {
 	unsigned long arg_start, arg_end; /* what /proc/PID/cmdline shows */
+} CORE;
+
+struct socket___kernel;
+
+struct inode {
+	u16 i_mode;
+	unsigned long i_ino;
+} CORE;
+
+struct file {
+	struct inode *f_inode;
+	void *private_data; /* of a socket's: the socket */
+} CORE;
+
+struct kiocb {
+	struct file *ki_filp;
+} CORE;
+
+struct fdtable {
+	unsigned int max_fds;
+	struct file **fd;
+} CORE;
+
+struct files_struct {
+	struct fdtable *fdt;
 } CORE;
 
 struct task_struct {
@@ -74,6 +103,7 @@ struct task_struct {
 	struct task_struct *real_parent;
 	struct signal_struct *signal;
 	struct mm_struct *mm;
+	struct files_struct *files;
 	struct css_set *cgroups;
 } CORE;
 
@@ -114,11 +144,15 @@ struct msghdr {
 } CORE;
 
 struct sock_common {
+	u16 skc_family;
 	unsigned char skc_state;
 } CORE;
 
 struct sock {
 	struct sock_common __sk_common;
+	struct socket___kernel *sk_socket;
+	refcount_t sk_wmem_alloc;
+	u16 sk_type;
 	int sk_wmem_queued;
 	int sk_sndbuf;
 	int sk_err;
@@ -130,6 +164,30 @@ struct tcp_sock {
 	u32 write_seq;	/* of the next byte that the process writes */
 	u32 copied_seq;	/* of the next byte that it reads */
 	u64 bytes_sent;	/* since 4.19; without SYN and FIN */
+} CORE;
+
+struct socket___kernel {
+	struct sock *sk;
+} CORE;
+
+struct socket_alloc {
+	struct socket___kernel socket;
+	struct inode vfs_inode;
+} CORE;
+
+struct sockaddr_un {
+	u16 sun_family; /* the layout is ABI (un.h) */
+	char sun_path[108];
+} CORE;
+
+struct unix_address {
+	int len; /* of the name, with its family */
+	struct sockaddr_un name[1]; /* as long as `len` says */
+} CORE;
+
+struct unix_sock {
+	struct unix_address *addr; /* that of a connection's server end is its listener's */
+	struct sock *peer;
 } CORE;
 
 /* What a probe sees of the registers; the layout is ABI (asm/ptrace.h). */
@@ -149,11 +207,14 @@ struct pt_regs {
 #define RETURN_ADDRESS_SIZE 8
 /* In a system call's registers. */
 #define SYSCALL(regs) ((regs)->orig_ax)
+#define SYSCALL_ARG1(regs) ((regs)->di)
 #define SYSCALL_ARG2(regs) ((regs)->si)
 #define SYSCALL_ARG3(regs) ((regs)->dx)
+#define SYSCALL_ARG4(regs) ((regs)->r10)
 #elif defined(__TARGET_ARCH_arm64)
 struct pt_regs {
 	unsigned long regs[31], sp, pc, pstate;
+	unsigned long orig_x0; /* what a call was given, when its result stands in regs[0] */
 };
 #define ARG1(r) ((r)->regs[0])
 #define ARG2(r) ((r)->regs[1])
@@ -165,8 +226,10 @@ struct pt_regs {
 #define STACK(r) ((r)->sp)
 #define RETURN_ADDRESS_SIZE 0
 #define SYSCALL(r) ((r)->regs[8])
+#define SYSCALL_ARG1(r) ((r)->orig_x0)
 #define SYSCALL_ARG2(r) ((r)->regs[1])
 #define SYSCALL_ARG3(r) ((r)->regs[2])
+#define SYSCALL_ARG4(r) ((r)->regs[3])
 #else
 #error "no register layout for this architecture"
 #endif

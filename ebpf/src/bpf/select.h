@@ -167,21 +167,27 @@ static __always_inline int selected(const struct control *control, u32 tgid)
 	return control->select & SELECT_CGROUPS && selected_cgroup(control);
 }
 
-/* Whether its calls without TLS are asked for, too. */
-static __always_inline int wants_plaintext(const struct control *control, u32 tgid)
+/* Whether something more is asked for of it: `what` of enum wanted, which `with_all` of enum select says of all processes. */
+static __always_inline int wants(const struct control *control, u32 tgid, const u32 what, const u32 with_all)
 {
 	u32 *wanted;
 
 	if (tgid == control->self)
 		return 0;
 	if (control->select & SELECT_ALL)
-		return control->select & SELECT_PLAINTEXT;
+		return control->select & with_all;
 	if (control->select & SELECT_PROCESSES) {
 		wanted = bpf_map_lookup_elem(&processes, &tgid);
-		if (wanted && *wanted & WANTED_PLAINTEXT)
+		if (wanted && *wanted & what)
 			return 1;
 	}
-	return control->select & SELECT_CGROUPS && climb(control).wanted & WANTED_PLAINTEXT;
+	return control->select & SELECT_CGROUPS && climb(control).wanted & what;
+}
+
+/* Whether its calls without TLS are asked for, too. */
+static __always_inline int wants_plaintext(const struct control *control, u32 tgid)
+{
+	return wants(control, tgid, WANTED_PLAINTEXT, SELECT_PLAINTEXT);
 }
 
 static __always_inline u64 start_of(struct task_struct *task)

@@ -1,18 +1,24 @@
 /* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
  *
- * Plain HTTP: fentry and fexit of tcp_sendmsg, fexit of tcp_recvmsg, fentry of tcp_close. These serve every way to write
- * and to read a TCP socket but sendfile and splice. Where the kernel has no fentry for us (aarch64 before 6.0, some
- * locked-down machines), tracepoints of the socket layer stand in, since 6.3: they tell the socket and the number of bytes,
- * and the memory stands in the system call's registers. Either is loaded and attached only while somebody asks for it.
+ * Plain HTTP: fentry and fexit of tcp_sendmsg, fexit of tcp_recvmsg, fentry of tcp_close, and the same of Unix sockets. These
+ * serve every way to write and to read a TCP socket but sendfile and splice. Where the kernel has no fentry for us (aarch64
+ * before 6.0, some locked-down machines), tracepoints of the socket layer stand in, since 6.3: they tell the socket and the
+ * number of bytes, and the memory stands in the system call's registers. Either is loaded and attached only while somebody
+ * asks for it.
  *
  * Only what a client says and hears is taken: the first bytes that are written on the socket begin an HTTP request, and
  * nothing has been read before. Every other socket (TLS, databases, servers) is marked at its first call and let go.
  *
- * Offsets come from TCP's own sequence numbers. So what goes past the hooks is a gap, and nothing behind it is shifted.
+ * Offsets come from TCP's own sequence numbers. So what goes past the hooks is a gap, and nothing behind it is shifted. A
+ * Unix socket has none: what calls moved is counted, by those that we have no memory of, too.
  */
+#pragma once
+
 #include "tls.h"
 
 /* linux/socket.h */
+#define AF_UNIX 1
+#define MSG_OOB 0x1
 #define MSG_PEEK 0x2
 #define MSG_TRUNC 0x20
 #define MSG_DONTWAIT 0x40
@@ -23,6 +29,7 @@
 #define SEND_SHUTDOWN 2
 
 #define IPPROTO_TCP 6 /* linux/in.h */
+#define SOCK_STREAM 1 /* asm/socket.h */
 #define ECONNRESET 104 /* asm-generic/errno.h */
 
 /* net/tcp_states.h */
@@ -45,10 +52,14 @@ struct socket {
 	u32 first[2];	/* sequence number of each direction's first byte */
 	u32 looks;	/* writes that were looked at while the verdict is open */
 	u32 over;	/* a read came upon the end, or upon a reset */
+	/* Of a Unix socket; else zero. */
+	u64 inode;	/* its number: the address serves others later, and tracepoints do not tell of a socket's end */
+	u64 moved[2];	/* bytes that calls have moved, by direction */
+	u64 marked[2];	/* see `first_of_two` */
 };
 
-/* By the address of the kernel's socket. Written at the first call, removed at tcp_close. Evicted ones come back as
- * sockets that are joined midway. */
+/* By the address of the kernel's socket. Written at the first call, removed at tcp_close and unix_release. Evicted ones come
+ * back as sockets that are joined midway. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 16384);
@@ -110,9 +121,8 @@ static __always_inline u64 iovecs_of(struct iov_iter *iterator)
 #define MOST_IOVECS 128 /* as many as pieces are sent of */
 
 /* Where the iterator was `back` bytes ago. Memory that is no process' has no segments. */
-static __always_inline int find_segments(struct segments *segments, struct msghdr *message, u64 back)
+static __always_inline int find_iterator(struct segments *segments, struct iov_iter *iterator, u64 back)
 {
-	struct iov_iter *iterator = iterator_of(message);
 	u64 offset = BPF_CORE_READ(iterator, iov_offset);
 	u32 kind = kind_of(iterator);
 	u64 iovec, length = 0;
@@ -148,6 +158,11 @@ static __always_inline int find_segments(struct segments *segments, struct msghd
 	segments->base += offset;
 	segments->left -= offset;
 	return 0;
+}
+
+static __always_inline int find_segments(struct segments *segments, struct msghdr *message, u64 back)
+{
+	return find_iterator(segments, iterator_of(message), back);
 }
 
 /* The verifier forgets what it knew of them: else it would walk each way through a loop for each way through the round
@@ -233,6 +248,8 @@ static __always_inline u64 position_of(const struct socket *socket, struct sock 
 {
 	u64 known = socket->connection.offset[direction];
 
+	if (socket->inode)
+		return socket->moved[direction];
 	return known + (s32)(sequence_of(sk, direction) - socket->first[direction] - (u32)known);
 }
 
@@ -270,9 +287,9 @@ static __always_inline int begins_request(const struct segments *segments)
 /* Writes that are looked at on a connection that was joined midway: it may be in the middle of a request's body. */
 #define MOST_LOOKS 64
 
-static __always_inline void ignore(u64 key, struct socket *socket, struct counters *counters)
+static __always_inline void ignore(u64 key, struct socket *socket, u64 inode, struct counters *counters)
 {
-	struct socket ignored = { .verdict = VERDICT_IGNORED };
+	struct socket ignored = { .verdict = VERDICT_IGNORED, .inode = inode };
 
 	count(&counters->sockets_ignored, 1);
 	if (socket)
@@ -281,19 +298,64 @@ static __always_inline void ignore(u64 key, struct socket *socket, struct counte
 		bpf_map_update_elem(&sockets, &key, &ignored, BPF_ANY);
 }
 
+/* The number of a Unix socket; those of TCP have 0 here. */
+static __always_inline u64 inode_of(struct sock *sk)
+{
+	void *socket = BPF_CORE_READ(sk, sk_socket);
+	u64 inode = 0;
+
+	bpf_probe_read_kernel(&inode, sizeof(unsigned long),
+			      socket + bpf_core_field_offset(struct socket_alloc, vfs_inode.i_ino));
+	/* Never of a socket that lives. */
+	return inode ? inode : 1;
+}
+
+/* Tells where the server of a Unix socket listens, if anywhere. */
+static __always_inline void tell_name(struct sock *sk, const struct socket *socket, struct counters *counters,
+				      struct control *control)
+{
+	struct unix_sock *peer = (void *)BPF_CORE_READ((struct unix_sock *)sk, peer);
+	struct unix_address *address = BPF_CORE_READ(peer, addr);
+	u32 length = BPF_CORE_READ(address, len) - sizeof(u16);
+	struct socket_named *event;
+
+	if (length == 0 || length > SOCKET_NAME_SIZE)
+		return;
+	event = bpf_ringbuf_reserve(&ring, sizeof(*event), 0);
+	if (!event) {
+		count(&counters->ring_full_records, 1);
+		return;
+	}
+	fill_header(&event->header, EVENT_SOCKET_NAMED, socket->tgid, socket->started, bpf_ktime_get_ns());
+	event->ssl = (u64)sk;
+	event->generation = socket->connection.generation;
+	event->length = length;
+	__builtin_memset(event->name, 0, sizeof(event->name));
+	/* It never is: see send_piece. */
+	asm volatile("" : "+r"(length));
+	if (length > SOCKET_NAME_SIZE)
+		length = SOCKET_NAME_SIZE;
+	if (bpf_probe_read_kernel(event->name, length,
+				  (void *)address + bpf_core_field_offset(struct unix_address, name) + sizeof(u16)))
+		event->length = 0;
+	bpf_ringbuf_submit(event, wakeup(control));
+}
+
 /* Whether a write begins something that is to be followed; marks the socket either way. `written`: how much of it the
  * kernel has taken already. */
-static __always_inline struct socket *judge(struct sock *sk, struct socket *socket, const struct segments *segments,
-					    u64 written, struct counters *counters)
+static __always_inline struct socket *judge(struct sock *sk, struct socket *socket, u64 inode,
+					    const struct segments *segments, u64 written, struct counters *counters,
+					    struct control *control)
 {
-	struct socket begun = { .verdict = VERDICT_OPEN };
+	struct socket begun = { .verdict = VERDICT_OPEN, .inode = inode };
 	u64 key = (u64)sk;
 
-	/* Nothing else was sent on the connection, not even before anybody looked. */
-	begun.connection.from_start = BPF_CORE_READ((struct tcp_sock *)sk, bytes_sent) <= written;
+	/* Nothing else was sent on the connection, not even before anybody looked. Of a Unix socket nobody knows: there the
+	 * first write that is seen decides. */
+	begun.connection.from_start = inode || BPF_CORE_READ((struct tcp_sock *)sk, bytes_sent) <= written;
 	if (!begins_request(segments)) {
 		if (begun.connection.from_start || (socket && ++socket->looks >= MOST_LOOKS))
-			ignore(key, socket, counters);
+			ignore(key, socket, inode, counters);
 		else if (!socket)
 			bpf_map_update_elem(&sockets, &key, &begun, BPF_ANY);
 		return NULL;
@@ -302,8 +364,12 @@ static __always_inline struct socket *judge(struct sock *sk, struct socket *sock
 	begun.connection.generation = bpf_ktime_get_ns();
 	begun.tgid = bpf_get_current_pid_tgid() >> 32;
 	begun.started = start_of((struct task_struct *)bpf_get_current_task());
-	begun.first[DIRECTION_READ] = sequence_of(sk, DIRECTION_READ);
-	begun.first[DIRECTION_WRITE] = sequence_of(sk, DIRECTION_WRITE) - (u32)written;
+	if (inode) {
+		tell_name(sk, &begun, counters, control);
+	} else {
+		begun.first[DIRECTION_READ] = sequence_of(sk, DIRECTION_READ);
+		begun.first[DIRECTION_WRITE] = sequence_of(sk, DIRECTION_WRITE) - (u32)written;
+	}
 	if (bpf_map_update_elem(&sockets, &key, &begun, BPF_ANY)) {
 		count(&counters->connections_full, 1);
 		return NULL;
@@ -326,14 +392,14 @@ static __always_inline void send_socket(struct socket *socket, u64 key, u32 dire
 	output.started = socket->started;
 	output.time = bpf_ktime_get_ns();
 	output.end = end;
-	output.socket = 1;
+	output.socket = CARRIED_BY_SOCKET;
 	socket->connection.offset[direction] = end;
 	count(&counters->socket_calls, 1);
 	count(&counters->socket_bytes, end - from);
 	send_segments(&output, segments, wakeup(control));
 }
 
-/* Whether the kernel is going to take all of a write, as far as can be told beforehand. */
+/* Whether the kernel is going to take all of a write, as far as can be told beforehand. Twice: its own structures count, too. */
 static __always_inline int takes_all(struct sock *sk, struct msghdr *message, u64 size)
 {
 	u8 state = BPF_CORE_READ(sk, __sk_common.skc_state);
@@ -343,7 +409,8 @@ static __always_inline int takes_all(struct sock *sk, struct msghdr *message, u6
 		return 0;
 	if (!(BPF_CORE_READ(message, msg_flags) & MSG_DONTWAIT))
 		return 1;
-	/* Twice: the kernel's own structures count, too. */
+	if (BPF_CORE_READ(sk, __sk_common.skc_family) == AF_UNIX)
+		return (s64)(BPF_CORE_READ(sk, sk_wmem_alloc.refs.counter) + 2 * size) <= BPF_CORE_READ(sk, sk_sndbuf);
 	return (s64)(BPF_CORE_READ(sk, sk_wmem_queued) + 2 * size) <= BPF_CORE_READ(sk, sk_sndbuf);
 }
 
@@ -356,26 +423,34 @@ static __always_inline void count_bypass(struct socket *socket, u32 direction, u
 		count(&counters->socket_bypass_bytes, position - known);
 }
 
-/*
- * int tcp_sendmsg(struct sock *sk, struct msghdr *msg, size_t size)
- *
- * A write that the kernel takes whole is sent to the agent here: on another thread the answer may be read before this
- * call is over, and must not come before its question.
- */
-SEC("fentry/tcp_sendmsg")
-int socket_write(u64 *context)
+static __always_inline int end_socket(struct sock *sk, u8 how);
+
+/* What is known of a socket. */
+static __always_inline struct socket *find_socket(struct sock *sk, u64 inode)
 {
-	struct sock *sk = (void *)context[0];
-	struct msghdr *message = (void *)context[1];
-	u64 size = context[2], key = context[0], from;
+	u64 key = (u64)sk;
+	struct socket *socket = bpf_map_lookup_elem(&sockets, &key);
+
+	if (socket && socket->inode != inode) {
+		end_socket(sk, CLOSED_UNKNOWN);
+		return NULL;
+	}
+	return socket;
+}
+
+/* A write that the kernel takes whole is sent to the agent at its beginning: on another thread the answer may be read before
+ * this call is over, and must not come before its question. */
+static __always_inline int enter_write(struct sock *sk, struct msghdr *message, u64 size, u64 inode)
+{
+	u64 key = (u64)sk, from;
 	struct control *control = get_control();
 	struct counters *counters = get_counters();
 	struct segments segments;
 	struct socket *socket;
 
-	if (!control || !counters || !size || !wants_plaintext(control, bpf_get_current_pid_tgid() >> 32))
+	if (!control || !counters)
 		return 0;
-	socket = bpf_map_lookup_elem(&sockets, &key);
+	socket = find_socket(sk, inode);
 	if (socket && socket->verdict == VERDICT_IGNORED)
 		return 0;
 	/* A write that connects first (TCP Fast Open): its sequence numbers are not made yet. */
@@ -384,7 +459,7 @@ int socket_write(u64 *context)
 	if (find_segments(&segments, message, 0))
 		return 0;
 	if (!socket || socket->verdict == VERDICT_OPEN)
-		socket = judge(sk, socket, &segments, 0, counters);
+		socket = judge(sk, socket, inode, &segments, 0, counters, control);
 	if (!socket)
 		return 0;
 	from = position_of(socket, sk, DIRECTION_WRITE);
@@ -396,6 +471,40 @@ int socket_write(u64 *context)
 	return 0;
 }
 
+/* Whether the current process' calls without TLS are asked for: before anything else is looked at. */
+static __always_inline int asked_for(void)
+{
+	struct control *control = get_control();
+
+	return control && wants_plaintext(control, bpf_get_current_pid_tgid() >> 32);
+}
+
+/* int tcp_sendmsg(struct sock *sk, struct msghdr *msg, size_t size) */
+SEC("fentry/tcp_sendmsg")
+int socket_write(u64 *context)
+{
+	if (!context[2] || !asked_for())
+		return 0;
+	return enter_write((void *)context[0], (void *)context[1], context[2], 0);
+}
+
+static __always_inline struct sock *sock_of(u64 socket)
+{
+	return BPF_CORE_READ((struct socket___kernel *)socket, sk);
+}
+
+/* int unix_stream_sendmsg(struct socket *sock, struct msghdr *msg, size_t len) */
+SEC("fentry/unix_stream_sendmsg")
+int local_write(u64 *context)
+{
+	struct sock *sk;
+
+	if (!context[2] || !asked_for())
+		return 0;
+	sk = sock_of(context[0]);
+	return enter_write(sk, (void *)context[1], context[2], inode_of(sk));
+}
+
 /* Which bytes of the connection a call has moved, as far as they were not sent to the agent before. */
 static __always_inline int find_moved(const struct socket *socket, struct sock *sk, u32 direction, s64 moved, u64 *from,
 				      u64 *end)
@@ -405,7 +514,7 @@ static __always_inline int find_moved(const struct socket *socket, struct sock *
 	*end = position_of(socket, sk, direction);
 	*from = *end - moved;
 	/* A read that comes upon the peer's FIN counts that, too. */
-	if (direction == DIRECTION_READ && *from == known + 1 && BPF_CORE_READ(sk, sk_shutdown) & RCV_SHUTDOWN) {
+	if (direction == DIRECTION_READ && !socket->inode && *from == known + 1 && BPF_CORE_READ(sk, sk_shutdown) & RCV_SHUTDOWN) {
 		--*from;
 		--*end;
 	}
@@ -422,76 +531,138 @@ static __always_inline int send_moved(struct socket *socket, struct sock *sk, u3
 	return 0;
 }
 
-/* At the end of tcp_sendmsg and tcp_recvmsg. */
-static __always_inline int leave_tcp(struct sock *sk, struct msghdr *message, u32 direction, s64 moved,
-				     struct socket *socket, struct counters *counters, struct control *control)
+/* Whether a call was not looked at before. Two programs are there for it, of which either may be left out (see TWICE): the one
+ * that comes second finds the other's mark. */
+static __always_inline int first_of_two(u64 *marked, u32 again)
+{
+	u64 mark = (u64)(u32)bpf_get_current_pid_tgid() << 1 | again;
+
+	if (*marked == (mark ^ 1)) {
+		*marked = 0;
+		return 0;
+	}
+	*marked = mark;
+	return 1;
+}
+
+/* Counts what a call moved of a Unix socket, once. Of TCP the sequence numbers tell. */
+static __always_inline int count_moved(struct socket *socket, u32 direction, s64 moved, u32 again)
+{
+	if (!socket->inode)
+		return 1;
+	if (!first_of_two(&socket->marked[direction], again))
+		return 0;
+	socket->moved[direction] += moved;
+	return 1;
+}
+
+/* A call that has ended. */
+struct ended {
+	struct sock *sk;
+	struct msghdr *message;
+	u64 size;	/* that it was to move; of TCP not looked at */
+	s64 moved;
+	u64 inode;
+	u32 again;
+};
+
+/* How far the kernel went in a call's memory. Of a Unix socket that may be more than it moved: what is copied for a peer that
+ * is gone by then is thrown away. */
+static __always_inline u64 walked(const struct ended *call)
+{
+	struct iov_iter *iterator = iterator_of(call->message);
+
+	return call->inode ? call->size - BPF_CORE_READ(iterator, count) : (u64)call->moved;
+}
+
+static __always_inline int leave_function(const struct ended *call, u32 direction, struct socket *socket,
+					  struct counters *counters, struct control *control)
 {
 	struct segments segments;
 	u64 from, end;
 
-	if (!find_moved(socket, sk, direction, moved, &from, &end) || find_segments(&segments, message, end - from))
+	if (!count_moved(socket, direction, call->moved, call->again) ||
+	    !find_moved(socket, call->sk, direction, call->moved, &from, &end) ||
+	    find_segments(&segments, call->message, walked(call) - call->moved + end - from))
 		return 0;
-	return send_moved(socket, sk, direction, from, end, &segments, counters, control);
+	return send_moved(socket, call->sk, direction, from, end, &segments, counters, control);
 }
 
-/* The same at its end, for what was not sent to the agent at its entry: now it is known how much the kernel took. */
-SEC("fexit/tcp_sendmsg")
-int socket_write_leave(u64 *context)
+/* At the end of a write, for what was not sent to the agent at its entry: now it is known how much the kernel took. */
+static __always_inline int leave_write(const struct ended *call)
 {
-	u64 key = context[0];
-	s64 moved = (s32)context[3];
 	struct control *control = get_control();
 	struct counters *counters = get_counters();
 	struct segments segments;
 	struct socket *socket;
 
-	if (moved <= 0 || !control || !counters || !wants_plaintext(control, bpf_get_current_pid_tgid() >> 32))
+	if (!control || !counters)
 		return 0;
-	socket = bpf_map_lookup_elem(&sockets, &key);
+	socket = find_socket(call->sk, call->inode);
 	if (socket && socket->verdict == VERDICT_IGNORED)
 		return 0;
 	/* Where the entry could not judge: see below, and TCP Fast Open. */
 	if (!socket || socket->verdict == VERDICT_OPEN) {
-		if (find_segments(&segments, (void *)context[1], moved))
+		if (find_segments(&segments, call->message, walked(call)))
 			return 0;
-		socket = judge((void *)context[0], socket, &segments, moved, counters);
+		socket = judge(call->sk, socket, call->inode, &segments, call->moved, counters, control);
 	}
 	if (!socket)
 		return 0;
-	return leave_tcp((void *)context[0], (void *)context[1], DIRECTION_WRITE, moved, socket, counters, control);
+	return leave_function(call, DIRECTION_WRITE, socket, counters, control);
+}
+
+SEC("fexit/tcp_sendmsg")
+int socket_write_leave(u64 *context)
+{
+	struct ended call = { .sk = (void *)context[0], .message = (void *)context[1], .moved = (s32)context[3] };
+
+	if (call.moved <= 0 || !asked_for())
+		return 0;
+	return leave_write(&call);
 }
 
 /* The socket that a read is of, if it is followed. */
-static __always_inline struct socket *find_read(struct sock *sk, u32 flags, struct counters *counters)
+static __always_inline struct socket *find_read(struct sock *sk, u64 inode, u32 flags, struct counters *counters)
 {
-	u64 key = (u64)sk;
-	struct socket *socket = bpf_map_lookup_elem(&sockets, &key);
+	struct socket *socket = find_socket(sk, inode);
 
 	if (!socket) {
-		/* Read before anything was written: a server, or a protocol in which the server speaks first. */
-		if (BPF_CORE_READ((struct tcp_sock *)sk, bytes_sent) == 0)
-			ignore(key, NULL, counters);
+		/* Read before anything was written: a server, or a protocol in which the server speaks first. A Unix socket
+		 * may have been written to before anybody looked. */
+		if (!inode && BPF_CORE_READ((struct tcp_sock *)sk, bytes_sent) == 0)
+			ignore((u64)sk, NULL, inode, counters);
 		return NULL;
 	}
-	/* Errors are no bytes of the stream, what is peeked at is read again, what is truncated is nowhere. */
-	if (socket->verdict != VERDICT_FOLLOWED || flags & (MSG_PEEK | MSG_TRUNC | MSG_ERRQUEUE))
+	/* Errors are no bytes of the stream, what is peeked at is read again, what is truncated is nowhere. Unix sockets know
+	 * only the second of them, and bytes beside the stream. */
+	if (socket->verdict != VERDICT_FOLLOWED || flags & MSG_PEEK ||
+	    flags & (inode ? MSG_OOB : MSG_TRUNC | MSG_ERRQUEUE))
 		return NULL;
 	return socket;
 }
 
-static __always_inline int leave_read(u64 *context, u32 flags, s64 moved)
+static __always_inline int leave_read_function(const struct ended *call, u32 flags)
 {
-	struct sock *sk = (void *)context[0];
 	struct control *control = get_control();
 	struct counters *counters = get_counters();
 	struct socket *socket;
 
-	if (moved <= 0 || !control || !counters || !wants_plaintext(control, bpf_get_current_pid_tgid() >> 32))
+	if (!control || !counters)
 		return 0;
-	socket = find_read(sk, flags, counters);
+	socket = find_read(call->sk, call->inode, flags, counters);
 	if (!socket)
 		return 0;
-	return leave_tcp(sk, (void *)context[1], DIRECTION_READ, moved, socket, counters, control);
+	return leave_function(call, DIRECTION_READ, socket, counters, control);
+}
+
+static __always_inline int leave_read(u64 *context, u32 flags, s64 moved)
+{
+	struct ended call = { .sk = (void *)context[0], .message = (void *)context[1], .moved = moved };
+
+	if (moved <= 0 || !asked_for())
+		return 0;
+	return leave_read_function(&call, flags);
 }
 
 /*
@@ -500,8 +671,8 @@ static __always_inline int leave_read(u64 *context, u32 flags, s64 moved)
  * would be lost, so these programs are there twice: the second finds that nothing is left to be done, or does it.
  */
 #define TWICE(section, name, type, context, body)                                                                             \
-	SEC(section) int name(type *context) { body; }                                                                        \
-	SEC(section) int name##_again(type *context) { body; }
+	SEC(section) int name(type *context) { const u32 again = 0; (void)again; body; }                                      \
+	SEC(section) int name##_again(type *context) { const u32 again = 1; (void)again; body; }
 
 /* int tcp_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, int flags, int *addr_len): of what kernels have one
  * argument more or less, and where the result stands behind the last, the verifier lets only those look that fit. */
@@ -511,12 +682,62 @@ TWICE("fexit/tcp_recvmsg", read_six, u64, context, return leave_read(context, co
 /* In 7.3 addr_len is gone. */
 TWICE("fexit/tcp_recvmsg", read_four, u64, context, return leave_read(context, context[3], (s32)context[4]))
 
+/* At the end of a Unix socket's function, whose `context` is (struct socket *, struct msghdr *, size_t, …). */
+static __always_inline int find_ended(struct ended *call, u64 *context, s64 moved, u32 again)
+{
+	if (moved <= 0 || !asked_for())
+		return 0;
+	call->sk = sock_of(context[0]);
+	call->message = (void *)context[1];
+	call->size = context[2];
+	call->moved = moved;
+	call->inode = inode_of(call->sk);
+	call->again = again;
+	return 1;
+}
+
+static __always_inline int leave_local_write(u64 *context, u32 again)
+{
+	struct ended call = {};
+
+	return find_ended(&call, context, (s32)context[3], again) ? leave_write(&call) : 0;
+}
+
+static __always_inline int leave_local_read(u64 *context, u32 again)
+{
+	struct ended call = {};
+
+	return find_ended(&call, context, (s32)context[4], again) ? leave_read_function(&call, context[3]) : 0;
+}
+
+TWICE("fexit/unix_stream_sendmsg", local_write_leave, u64, context, return leave_local_write(context, again))
+/* int unix_stream_recvmsg(struct socket *sock, struct msghdr *msg, size_t size, int flags) */
+TWICE("fexit/unix_stream_recvmsg", local_read, u64, context, return leave_local_read(context, again))
+
+/* Bytes that go from a Unix socket to a pipe within the kernel: they are a gap. */
+static __always_inline int leave_splice(struct sock *sk, s64 moved, u32 again)
+{
+	struct socket *socket;
+
+	if (moved <= 0 || !asked_for())
+		return 0;
+	socket = find_socket(sk, inode_of(sk));
+	if (socket && socket->verdict == VERDICT_FOLLOWED)
+		count_moved(socket, DIRECTION_READ, moved, again);
+	return 0;
+}
+
+/* ssize_t unix_stream_splice_read(struct socket *sock, loff_t *ppos, struct pipe_inode_info *pipe, size_t size,
+ *				   unsigned int flags) */
+TWICE("fexit/unix_stream_splice_read", local_splice, u64, context,
+      return leave_splice(sock_of(context[0]), context[5], again))
+
 /* Where a direction ended. A FIN, sent or received, counts as a byte; a reset, which is none, is taken for one. */
 static __always_inline u64 last_position(struct socket *socket, struct sock *sk, u32 direction, struct counters *counters)
 {
 	u64 known = socket->connection.offset[direction], position = position_of(socket, sk, direction);
 
-	if (BPF_CORE_READ(sk, sk_shutdown) & (direction == DIRECTION_READ ? RCV_SHUTDOWN : SEND_SHUTDOWN))
+	if (!socket->inode && BPF_CORE_READ(sk, sk_shutdown) & (direction == DIRECTION_READ ? RCV_SHUTDOWN : SEND_SHUTDOWN))
 		position--;
 	if ((s64)(position - known) <= 0)
 		return known;
@@ -558,6 +779,17 @@ int socket_close(u64 *context)
 	if (state == TCP_CLOSE || state == TCP_CLOSE_WAIT || state == TCP_LAST_ACK)
 		return end_socket(sk, CLOSED_BY_PEER);
 	return end_socket(sk, CLOSED_BY_US);
+}
+
+/* int unix_release(struct socket *sock): as above. A peer that closed has shut us down. */
+SEC("fentry/unix_release")
+int local_close(u64 *context)
+{
+	struct sock *sk = sock_of(context[0]);
+
+	if (!sk)
+		return 0;
+	return end_socket(sk, BPF_CORE_READ(sk, sk_shutdown) & RCV_SHUTDOWN ? CLOSED_BY_PEER : CLOSED_BY_US);
 }
 
 /* asm/unistd.h */
@@ -627,36 +859,60 @@ static __always_inline int find_user_segments(struct segments *segments)
 	return 0;
 }
 
-static __always_inline int leave_call(struct sock *sk, u32 direction, s64 moved, u32 flags)
+/* Whether a tracepoint's socket is of a kind that is looked at; `inode`: of a Unix socket. */
+static __always_inline int is_stream(struct sock *sk, u64 *inode)
+{
+	if (BPF_CORE_READ(sk, sk_protocol) == IPPROTO_TCP)
+		return 1;
+	if (BPF_CORE_READ(sk, __sk_common.skc_family) != AF_UNIX || BPF_CORE_READ(sk, sk_type) != SOCK_STREAM)
+		return 0;
+	*inode = inode_of(sk);
+	return 1;
+}
+
+/* A read has come upon the end, or a call upon a reset. That is the last that tracepoints tell of a Unix socket. */
+static __always_inline void note_end(struct sock *sk, u64 inode)
+{
+	struct socket *socket = find_socket(sk, inode);
+	struct segments segments;
+
+	if (!socket)
+		return;
+	if (!inode)
+		socket->over = 1;
+	/* Nothing is what a read of nothing gets. */
+	else if (!find_user_segments(&segments) && segments.left)
+		end_socket(sk, CLOSED_BY_PEER);
+}
+
+static __always_inline int leave_call(struct sock *sk, u32 direction, s64 moved, u32 flags, u32 again)
 {
 	struct control *control = get_control();
 	struct counters *counters = get_counters();
 	struct segments segments;
 	struct socket *socket;
-	u64 key = (u64)sk, from, end;
+	u64 inode = 0, from, end;
 
-	if (!control || !counters || !wants_plaintext(control, bpf_get_current_pid_tgid() >> 32))
+	if (!control || !counters || !wants_plaintext(control, bpf_get_current_pid_tgid() >> 32) ||
+	    !is_stream(sk, &inode))
 		return 0;
-	if (BPF_CORE_READ(sk, sk_protocol) != IPPROTO_TCP)
-		return 0;
-	if (direction == DIRECTION_READ && (moved == 0 || moved == -ECONNRESET)) {
-		socket = bpf_map_lookup_elem(&sockets, &key);
-		if (socket)
-			socket->over = 1;
-	}
+	if (direction == DIRECTION_READ && (moved == 0 || moved == -ECONNRESET))
+		note_end(sk, inode);
 	if (moved <= 0)
 		return 0;
 	if (direction == DIRECTION_READ) {
-		socket = find_read(sk, flags, counters);
+		socket = find_read(sk, inode, flags, counters);
 	} else {
-		socket = bpf_map_lookup_elem(&sockets, &key);
+		socket = find_socket(sk, inode);
 		if (socket && socket->verdict == VERDICT_IGNORED)
 			return 0;
 		if (!socket || socket->verdict == VERDICT_OPEN)
-			socket = find_user_segments(&segments) ? NULL : judge(sk, socket, &segments, moved, counters);
+			socket = find_user_segments(&segments)
+					 ? NULL
+					 : judge(sk, socket, inode, &segments, moved, counters, control);
 	}
 	/* Two threads at once, which only a call that is not understood can bring about. */
-	if (!socket || !find_moved(socket, sk, direction, moved, &from, &end) || end - from != (u64)moved ||
+	if (!socket || !count_moved(socket, direction, moved, again) || !find_moved(socket, sk, direction, moved, &from, &end) || end - from != (u64)moved ||
 	    find_user_segments(&segments))
 		return 0;
 	return send_moved(socket, sk, direction, from, end, &segments, counters, control);
@@ -664,9 +920,9 @@ static __always_inline int leave_call(struct sock *sk, u32 direction, s64 moved,
 
 /* struct sock *sk, int ret, int flags: behind every write, and every read, since 6.3 */
 TWICE("raw_tracepoint/sock_send_length", socket_sent, struct bpf_raw_tracepoint_args, context,
-      return leave_call((void *)context->args[0], DIRECTION_WRITE, (s32)context->args[1], 0))
+      return leave_call((void *)context->args[0], DIRECTION_WRITE, (s32)context->args[1], 0, again))
 TWICE("raw_tracepoint/sock_recv_length", socket_received, struct bpf_raw_tracepoint_args, context,
-      return leave_call((void *)context->args[0], DIRECTION_READ, (s32)context->args[1], context->args[2]))
+      return leave_call((void *)context->args[0], DIRECTION_READ, (s32)context->args[1], context->args[2], again))
 
 /* struct sock *sk: the end of the connection, after tcp_close. Who ended it is known by what the process read before. */
 SEC("raw_tracepoint/tcp_destroy_sock")

@@ -90,7 +90,11 @@ impl Exchanges for Recorder {
     }
 
     fn upgrade(&mut self, exchange: Seen) -> Result<Seen, Seen> {
-        if exchange.request.as_ref().is_some_and(|head| head.path == "/-w") { Ok(exchange) } else { Err(exchange) }
+        if exchange.request.as_ref().is_some_and(|head| head.path == "/-w") {
+            Ok(exchange)
+        } else {
+            Err(exchange)
+        }
     }
 }
 
@@ -114,7 +118,13 @@ impl Dialogue<Recorder> for Seen {
         if self.request_body.ends_with(b"!\n") { Progress::Complete } else { Progress::More }
     }
 
-    fn lost(&mut self, _: &mut Recorder, side: Direction, _: Timestamp, _: &mut impl FnMut(Seen)) -> Progress {
+    fn lost(
+        &mut self,
+        _: &mut Recorder,
+        side: Direction,
+        _: Timestamp,
+        _: &mut impl FnMut(Seen),
+    ) -> Progress {
         self.lost[usize::from(side == Direction::Received)] = true;
         Progress::More
     }

@@ -4,7 +4,9 @@
 //! The input: a byte of flags, a byte for the size of pieces, the request's body, 0xFF, the response's body.
 
 use agentsight_genai::content;
-use agentsight_genai::http::{End, Exchange as _, Exchanges as _, Headers, Progress, RequestHead, ResponseHead};
+use agentsight_genai::http::{
+    End, Exchange as _, Exchanges as _, Headers, Progress, RequestHead, ResponseHead,
+};
 use agentsight_genai::providers::{Found, Models, Settings};
 use agentsight_genai::semconv::{self, Options, Vintage};
 use agentsight_genai::telemetry::Value;

@@ -21,7 +21,7 @@
 
 use super::openai_realtime::{self, Session};
 use super::{CallReader, Found, MAX_FACTS, Models, Sniffer, fields, trace_context};
-use crate::call::{Api, Server};
+use crate::call::Api;
 use crate::http::{Dialogue, Direction, End, Headers, Progress, RequestHead};
 use crate::json::{self, Keep, Step};
 use crate::telemetry::SpanContext;
@@ -42,17 +42,11 @@ enum Kind {
 
 impl ModelDialogue {
     /// A dialogue of calls in that format, which the user has `named` or not.
-    pub(super) fn of_calls(
-        head: &RequestHead,
-        api: Api,
-        named: bool,
-        server: Option<Server>,
-    ) -> ModelDialogue {
+    pub(super) fn of_calls(head: &RequestHead, api: Api, named: bool) -> ModelDialogue {
         ModelDialogue(Kind::Calls(Box::new(Calls {
             head: head.clone(),
             api,
             named,
-            server,
             asking: None,
             event: None,
             early: Vec::new(),
@@ -161,7 +155,6 @@ struct Calls {
     head: RequestHead,
     api: Api,
     named: bool,
-    server: Option<Server>,
     /// The client's message at hand.
     asking: Option<Asking>,
     /// The server's message at hand.
@@ -242,7 +235,7 @@ impl Calls {
     }
 
     fn call(&self, models: &Models) -> Box<CallReader> {
-        let mut call = CallReader::new(models, &self.head, self.api, self.named, self.server.clone());
+        let mut call = CallReader::new(models, &self.head, self.api, self.named);
         // Nothing else is to be had here.
         call.hints.streams = true;
         Box::new(call)

@@ -5,7 +5,7 @@ use super::{Models, fields, names, trace_context};
 use crate::call::Server;
 use crate::http::{Direction, End, Headers, Progress, RequestHead, ResponseHead};
 use crate::json::{self, Keep, Step};
-use crate::mcp::{McpCall, Outcome, Target};
+use crate::mcp::{McpCall, Outcome, Target, Transport};
 use crate::sse;
 use crate::telemetry::SpanContext;
 use crate::time::Timestamp;
@@ -34,8 +34,11 @@ const METHODS: [&str; 19] = [
     "tasks/cancel",
 ];
 
+/// Where a request itself says which version it speaks (since 2026-07-28).
+const VERSION: &str = "io.modelcontextprotocol/protocolVersion";
+
 /// What is kept of a message beside content.
-const MAX_FACTS: usize = 16 << 10;
+pub(crate) const MAX_FACTS: usize = 16 << 10;
 
 /// Reads one POST, which may be a request of MCP.
 #[derive(Debug)]
@@ -61,22 +64,47 @@ enum Body {
     Events(sse::Parser),
 }
 
+/// The message that asks.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    method: &'static str,
+    target: Option<Target>,
+    pub(crate) id: String,
+    parent: Option<SpanContext>,
+    protocol_version: Option<String>,
+    arguments: Option<Value>,
+    content_truncated: bool,
+}
+
 /// The message that answers.
 #[derive(Debug)]
-pub(super) struct Reply {
-    pub(super) id: String,
-    pub(super) outcome: Outcome,
-    pub(super) protocol_version: Option<String>,
-    pub(super) result: Option<Value>,
-    pub(super) content_truncated: bool,
+pub(crate) struct Reply {
+    pub(crate) id: String,
+    pub(crate) outcome: Outcome,
+    pub(crate) protocol_version: Option<String>,
+    pub(crate) result: Option<Value>,
+    pub(crate) content_truncated: bool,
+}
+
+/// What a request was carried by, and when.
+pub(crate) struct Carried {
+    pub(crate) transport: Transport,
+    pub(crate) session_id: Option<String>,
+    pub(crate) protocol_version: Option<String>,
+    pub(crate) server: Option<Server>,
+    /// The context that the carrier names.
+    pub(crate) parent: Option<SpanContext>,
+    pub(crate) start: Timestamp,
+    pub(crate) end: Timestamp,
+    pub(crate) truncated: bool,
 }
 
 impl Reader {
     /// None where the head shows that it is not MCP: a client must take both a message and events.
-    pub(super) fn new(models: &Models, head: &RequestHead, server: Option<&Server>) -> Option<Reader> {
+    pub(super) fn new(models: &Models, head: &RequestHead) -> Option<Reader> {
         let has = |name: &str, word: &str| head.headers.all(name).any(|value| value.contains(word));
         let both = has("accept", "application/json") && has("accept", "text/event-stream");
-        (both && has("content-type", "application/json")).then(|| Self::of(models, head, server))
+        (both && has("content-type", "application/json")).then(|| Self::of(models, head))
     }
 
     /// How much is kept of a message whose content may have so many bytes.
@@ -85,11 +113,11 @@ impl Reader {
     }
 
     /// A POST that is one of MCP's, if its body is.
-    pub(super) fn of(models: &Models, head: &RequestHead, server: Option<&Server>) -> Reader {
+    pub(super) fn of(models: &Models, head: &RequestHead) -> Reader {
         let settings = &models.settings;
         let header = |name: &str| head.headers.get(name).map(str::to_owned);
         Reader {
-            server: server.cloned(),
+            server: models.server(head),
             parent: trace_context::parent(&head.headers),
             session_id: header("mcp-session-id"),
             protocol_version: header("mcp-protocol-version"),
@@ -147,55 +175,95 @@ impl Reader {
     }
 
     pub(super) fn finish(mut self, at: Timestamp, end: End) -> Option<McpCall> {
-        let mut request = self.request.finish();
-        let message = &mut request.value;
+        let asked = Asked::of(self.request.finish())?;
+        if let Body::Message(reader) = self.body {
+            self.reply = Reply::of(reader.finish());
+        }
+        let reply = self.reply.filter(|reply| reply.id == asked.id);
+        let unanswered = match self.status {
+            Some(status) if status >= 400 => Outcome::Status(status),
+            _ => unanswered(end),
+        };
+        let carried = Carried {
+            transport: Transport::Http,
+            session_id: self.session_id,
+            protocol_version: self.protocol_version,
+            server: self.server,
+            parent: self.parent,
+            start: self.start,
+            end: at,
+            truncated: self.truncated,
+        };
+        Some(asked.finish(reply.ok_or(unanswered), carried))
+    }
+}
+
+/// How a request ended that nobody answered.
+pub(crate) fn unanswered(end: End) -> Outcome {
+    match end {
+        End::Cut => Outcome::Cut,
+        End::Cancelled => Outcome::Cancelled,
+        _ => Outcome::Unknown,
+    }
+}
+
+impl Asked {
+    /// None where it is no request of the protocol. Its content is there as far as [`request_filter`] kept it.
+    pub(crate) fn of(mut read: json::Read) -> Option<Asked> {
+        let message = &mut read.value;
         let asked = fields::text(message, "method")?;
         let method = *METHODS.iter().find(|method| **method == asked)?;
         if message.get("jsonrpc")?.as_str() != Some("2.0") {
             return None;
         }
-        let request_id = id(message)?;
-        let params = message.get_mut("params").map(Value::take).unwrap_or_default();
+        let id = id(message)?;
+        let mut params = message.get_mut("params").map(Value::take).unwrap_or_default();
         let named = |key: &str| fields::text(&params, key);
         let target = match method {
             "tools/call" => named("name").map(Target::Tool),
             "prompts/get" => named("name").map(Target::Prompt),
             _ => named("uri").map(Target::Resource),
         };
-        if let Body::Message(reader) = self.body {
-            self.reply = Reply::of(reader.finish());
-        }
-        let reply = self.reply.filter(|reply| reply.id == request_id);
-        let outcome = match (&reply, self.status, end) {
-            (Some(reply), ..) => reply.outcome.clone(),
-            (None, Some(status), _) if status >= 400 => Outcome::Status(status),
-            (None, _, End::Cut) => Outcome::Cut,
-            (None, _, End::Cancelled) => Outcome::Cancelled,
-            (None, ..) => Outcome::Unknown,
+        let parent = parent(&params);
+        let protocol_version = params.get("_meta").and_then(|meta| fields::text(meta, VERSION));
+        let arguments = params.get_mut("arguments").map(Value::take);
+        let content_truncated = read.truncated;
+        Some(Asked { method, target, id, parent, protocol_version, arguments, content_truncated })
+    }
+
+    /// With what answers it, or how it ended without.
+    pub(crate) fn finish(self, reply: Result<Reply, Outcome>, carried: Carried) -> McpCall {
+        let mut content_truncated = self.content_truncated;
+        let (outcome, answered_version, result) = match reply {
+            Ok(reply) => {
+                content_truncated |= reply.content_truncated;
+                (reply.outcome, reply.protocol_version, reply.result)
+            }
+            Err(outcome) => (outcome, None, None),
         };
-        let protocol_version = reply.as_ref().and_then(|reply| reply.protocol_version.clone());
-        Some(McpCall {
-            method,
-            target,
-            request_id,
-            session_id: self.session_id,
-            protocol_version: protocol_version.or(self.protocol_version),
-            server: self.server,
-            parent: parent(&params).or(self.parent),
-            start: self.start,
-            end: at,
+        McpCall {
+            transport: carried.transport,
+            method: self.method,
+            target: self.target,
+            request_id: self.id,
+            session_id: carried.session_id,
+            protocol_version: answered_version.or(self.protocol_version).or(carried.protocol_version),
+            server: carried.server,
+            parent: self.parent.or(carried.parent),
+            start: carried.start,
+            end: carried.end,
             outcome,
-            content_truncated: request.truncated
-                || reply.as_ref().is_some_and(|reply| reply.content_truncated),
-            arguments: params.get("arguments").filter(|_| self.content).cloned(),
-            result: reply.and_then(|reply| reply.result),
-            truncated: self.truncated,
-        })
+            arguments: self.arguments,
+            result,
+            content_truncated,
+            truncated: carried.truncated,
+        }
     }
 }
 
 impl Reply {
-    pub(super) fn of(mut read: json::Read) -> Option<Reply> {
+    /// None where it is no response.
+    pub(crate) fn of(mut read: json::Read) -> Option<Reply> {
         let message = &mut read.value;
         let id = id(message)?;
         let (outcome, result) = match (message.get("error"), message.get("result")) {
@@ -218,19 +286,18 @@ impl Reply {
     }
 }
 
-fn request_filter(path: &[Step], content: bool) -> Keep {
+pub(crate) fn request_filter(path: &[Step], content: bool) -> Keep {
     let Some(names) = names(path) else { return Keep::Nothing };
     match names.as_slice() {
         [] | ["jsonrpc" | "method" | "id" | "params"] => Keep::Into,
-        ["params", "name" | "uri" | "_meta"] | ["params", "_meta", "traceparent" | "tracestate"] => {
-            Keep::Into
-        }
+        ["params", "name" | "uri" | "_meta" | "requestId" | "protocolVersion"]
+        | ["params", "_meta", "traceparent" | "tracestate" | VERSION] => Keep::Into,
         ["params", "arguments"] if content => Keep::All,
         _ => Keep::Nothing,
     }
 }
 
-pub(super) fn response_filter(path: &[Step], content: bool) -> Keep {
+pub(crate) fn response_filter(path: &[Step], content: bool) -> Keep {
     let Some(names) = names(path) else { return Keep::Nothing };
     match names.as_slice() {
         [] | ["id" | "result" | "error"] => Keep::Into,
@@ -242,8 +309,13 @@ pub(super) fn response_filter(path: &[Step], content: bool) -> Keep {
 
 /// JSON-RPC's id: a text or a number; a notification has none.
 fn id(message: &Value) -> Option<String> {
-    match message.get("id")? {
-        Value::String(_) => fields::text(message, "id"),
+    id_in(message, "id")
+}
+
+/// An id of JSON-RPC in that field.
+pub(crate) fn id_in(message: &Value, field: &str) -> Option<String> {
+    match message.get(field)? {
+        Value::String(_) => fields::text(message, field),
         Value::Number(number) => Some(number.to_string()),
         _ => None,
     }

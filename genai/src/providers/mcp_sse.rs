@@ -4,7 +4,7 @@
 //! the process that speaks, and the endpoint, which names the session.
 
 use super::mcp::{Reader, Reply, response_filter};
-use super::{Heard, Mailbox, Models, server};
+use super::{Heard, Mailbox, Models};
 use crate::http::{Direction, End, Progress, RequestHead, ResponseHead};
 use crate::http1::path_and_query;
 use crate::json;
@@ -320,7 +320,7 @@ impl Post {
             mailbox: models.mailbox.clone(),
             endpoint,
             start: head.at,
-            reader: Some(Box::new(Reader::of(models, head, server(head, models.scheme).as_ref()))),
+            reader: Some(Box::new(Reader::of(models, head))),
             bytes: 0,
             asked: None,
         })

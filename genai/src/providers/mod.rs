@@ -14,7 +14,7 @@ mod gemini;
 mod generate;
 mod grpc;
 mod history;
-mod mcp;
+pub(crate) mod mcp;
 mod mcp_sse;
 mod ollama;
 mod openai;
@@ -67,6 +67,7 @@ impl Scheme {
 pub struct Models {
     settings: Arc<Settings>,
     scheme: Scheme,
+    socket: Option<Server>,
     key: FingerprintKey,
     mailbox: Option<Mailbox>,
     sessions: McpSessions,
@@ -161,6 +162,7 @@ impl Models {
         Models {
             settings,
             scheme: Scheme::Https,
+            socket: None,
             key: FingerprintKey::default(),
             mailbox: None,
             sessions: McpSessions::default(),
@@ -178,6 +180,11 @@ impl Models {
         Models { scheme, ..self }
     }
 
+    /// The connection goes over the Unix socket of this name: that is the server, whatever host the requests name.
+    pub fn over_socket(self, name: String) -> Models {
+        Models { socket: Some(Server { address: name, port: None }), ..self }
+    }
+
     /// Makes fingerprints with this key.
     pub fn with_key(self, key: FingerprintKey) -> Models {
         Models { key, ..self }
@@ -191,6 +198,11 @@ impl Models {
     /// Shares the sessions of the process with its other connections; what is heard of them goes to the mailbox.
     pub fn with_sessions(self, sessions: McpSessions) -> Models {
         Models { sessions, ..self }
+    }
+
+    /// Where a request went.
+    fn server(&self, head: &RequestHead) -> Option<Server> {
+        self.socket.clone().or_else(|| named_server(head, self.scheme))
     }
 }
 
@@ -212,37 +224,34 @@ impl Exchanges for Models {
         if let Some(post) = mcp_sse::Post::new(self, head) {
             return Some(ModelExchange(Kind::Post(Box::new(post))));
         }
-        let server = server(head, self.scheme);
-        let host = server.as_ref().map_or("", |server| server.address.as_str());
+        let host = named_server(head, self.scheme).map_or_else(String::new, |server| server.address);
         if is_grpc(&head.headers) {
             return match grpc::method(&head.path) {
                 grpc::Asked::Call(method) => {
                     self.exchanges += 1;
-                    let reader = grpc::Reader::new(self, head, &method, server);
+                    let reader = grpc::Reader::new(self, head, &method);
                     Some(ModelExchange(Kind::Grpc(Box::new(reader))))
                 }
-                grpc::Asked::Unknown => Some(ModelExchange(Kind::Unknown(grpc::endpoint(head, host)))),
+                grpc::Asked::Unknown => Some(ModelExchange(Kind::Unknown(grpc::endpoint(head, &host)))),
                 grpc::Asked::Other => None,
             };
         }
         let path = head.path.trim_end_matches('/');
-        let known = api(&self.settings.endpoints, host, path);
+        let known = api(&self.settings.endpoints, &host, path);
         if upgrades {
             let dialogue = match known {
-                Some((api @ Api::OpenAiResponses, named)) => {
-                    ModelDialogue::of_calls(head, api, named, server)
-                }
+                Some((api @ Api::OpenAiResponses, named)) => ModelDialogue::of_calls(head, api, named),
                 None if path.ends_with("/realtime") => {
-                    ModelDialogue::of_calls(head, Api::OpenAiRealtime, false, server)
+                    ModelDialogue::of_calls(head, Api::OpenAiRealtime, false)
                 }
-                _ => ModelDialogue::unknown(Sniffer::new(head, host)),
+                _ => ModelDialogue::unknown(Sniffer::new(head, &host)),
             };
             return Some(ModelExchange(Kind::Handshake(Box::new(dialogue))));
         }
         match known {
             Some((api, named)) => {
                 self.exchanges += 1;
-                Some(ModelExchange(Kind::Call(Box::new(CallReader::new(self, head, api, named, server)))))
+                Some(ModelExchange(Kind::Call(Box::new(CallReader::new(self, head, api, named)))))
             }
             None => {
                 // Known not to be calls: counting tokens, and the batch and file services beside the calls.
@@ -257,8 +266,8 @@ impl Exchanges for Models {
                 let json = head.headers.get("content-type").is_some_and(|kind| kind.contains("json"));
                 let sniffed = json && !NO_CALLS.iter().any(|end| head.path.ends_with(end));
                 sniffed.then(|| {
-                    let mcp = mcp::Reader::new(self, head, server.as_ref());
-                    ModelExchange(Kind::Other(Box::new(Other { mcp, sniffer: Sniffer::new(head, host) })))
+                    let mcp = mcp::Reader::new(self, head);
+                    ModelExchange(Kind::Other(Box::new(Other { mcp, sniffer: Sniffer::new(head, &host) })))
                 })
             }
         }
@@ -310,7 +319,7 @@ fn api(endpoints: &[Endpoint], host: &str, path: &str) -> Option<(Api, bool)> {
 }
 
 /// Where the request says that it goes.
-fn server(head: &RequestHead, scheme: Scheme) -> Option<Server> {
+fn named_server(head: &RequestHead, scheme: Scheme) -> Option<Server> {
     let authority = head.authority.as_deref()?;
     let authority = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
     let (address, port) = match authority.strip_prefix('[') {
@@ -331,7 +340,7 @@ fn server(head: &RequestHead, scheme: Scheme) -> Option<Server> {
         None | Some("") => scheme.port(),
         Some(port) => port.parse().ok()?,
     };
-    Some(Server { address: address.to_ascii_lowercase(), port })
+    Some(Server { address: address.to_ascii_lowercase(), port: Some(port) })
 }
 
 /// Whose service it is. The format decides for Anthropic; a compatible service that nobody knows is named after
@@ -712,13 +721,13 @@ enum History {
 }
 
 impl CallReader {
-    fn new(models: &Models, head: &RequestHead, api: Api, named: bool, server: Option<Server>) -> CallReader {
+    fn new(models: &Models, head: &RequestHead, api: Api, named: bool) -> CallReader {
         let settings = &models.settings;
-        let host = server.as_ref().map_or("", |server| server.address.as_str());
+        let host = named_server(head, models.scheme).map_or_else(String::new, |server| server.address);
         let model = model_in_path(api, &head.path);
         let format = format(api, model.as_deref());
         let limits = |texts| json::Limits { facts: MAX_FACTS, texts };
-        let provider = provider(api, host, &head.path);
+        let provider = provider(api, &host, &head.path);
         CallReader {
             api,
             format,
@@ -731,12 +740,12 @@ impl CallReader {
                     || head.path.ends_with("_stream"),
                 // Named by the user, or by its own host: no doubt.
                 ambiguous: (is_ambiguous(api) && !named && host != "api.cohere.com")
-                    .then(|| UnknownEndpoint { host: host.to_owned(), path: without_ids(&head.path) }),
+                    .then(|| UnknownEndpoint { host, path: without_ids(&head.path) }),
             },
             provider,
             parent: trace_context::parent(&head.headers),
             resend_count: head.headers.get("x-stainless-retry-count").and_then(|count| count.parse().ok()),
-            server,
+            server: models.server(head),
             model,
             start: head.at,
             request: json::Reader::new(

@@ -2,7 +2,7 @@
 
 use super::{CAPTURE_TRUNCATED, INCOMPLETE, Options, RESPONSE_CUT, Setter, cut_message, names};
 use crate::content;
-use crate::mcp::{McpCall, Outcome, Target};
+use crate::mcp::{McpCall, Outcome, Target, Transport};
 use crate::telemetry::{Amount, Measurement, Span, SpanKind, Status, Value};
 use std::borrow::Cow;
 
@@ -75,12 +75,15 @@ fn identity(call: &McpCall, set: &mut Setter) {
         Some(Target::Resource(_)) | None => {}
     }
     set.text("mcp.protocol.version", call.protocol_version.clone());
-    set.word("network.transport", "tcp");
-    set.word("network.protocol.name", "http");
-    if let Some(server) = &call.server {
-        set.text("server.address", Some(server.address.clone()));
-        set.int("server.port", Some(i64::from(server.port)));
+    match call.transport {
+        Transport::Stdio => set.word("network.transport", "pipe"),
+        Transport::Http => {
+            let local = super::is_local(call.server.as_ref());
+            set.word("network.transport", if local { "unix" } else { "tcp" });
+            set.word("network.protocol.name", "http");
+        }
     }
+    super::server(call.server.as_ref(), set);
     set.text("error.type", error_type(&call.outcome));
     if let Outcome::Error { code, .. } = &call.outcome {
         set.put("rpc.response.status_code", Some(Value::Str(Cow::Owned(code.to_string()))));

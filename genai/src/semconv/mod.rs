@@ -195,11 +195,10 @@ fn name(call: &Call) -> String {
 }
 
 /// Where a call went from a sidecar that passed it on; the span's `server.address` is that of the sidecar.
-pub fn upstream(server: &Server) -> [(Key, Value); 2] {
-    [
-        ("agentsight.upstream.server.address".into(), Value::Str(server.address.clone().into())),
-        ("agentsight.upstream.server.port".into(), Value::Int(i64::from(server.port))),
-    ]
+pub fn upstream(server: &Server) -> impl Iterator<Item = (Key, Value)> + use<> {
+    let address = ("agentsight.upstream.server.address".into(), Value::Str(server.address.clone().into()));
+    let port = server.port.map(|port| ("agentsight.upstream.server.port".into(), Value::Int(port.into())));
+    [address].into_iter().chain(port)
 }
 
 /// What every span and every measurement of a call carries.
@@ -207,10 +206,21 @@ fn identity(call: &Call, set: &mut Setter) {
     set.word("gen_ai.operation.name", names::operation(call.operation));
     set.word("gen_ai.provider.name", call.provider);
     set.text("gen_ai.request.model", call.request.model.clone());
-    if let Some(server) = &call.server {
-        set.text("server.address", Some(server.address.clone()));
-        set.int("server.port", Some(i64::from(server.port)));
+    server(call.server.as_ref(), set);
+    if is_local(call.server.as_ref()) {
+        set.word("network.transport", "unix");
     }
+}
+
+/// Where it was sent.
+fn server(server: Option<&Server>, set: &mut Setter) {
+    set.text("server.address", server.map(|server| server.address.clone()));
+    set.int("server.port", server.and_then(|server| server.port).map(i64::from));
+}
+
+/// Whether it went over a Unix socket.
+fn is_local(server: Option<&Server>) -> bool {
+    server.is_some_and(|server| server.port.is_none())
 }
 
 fn request(call: &Call, options: &Options, names: &Names, set: &mut Setter) {

@@ -4,8 +4,8 @@
 //! process of its own.
 
 use agentsight_ebpf::{
-    DIRECTION_WRITE, EventHeader, Layout, ProcessContainer, ProcessExec, ProcessExit, ProcessFork, TlsClosed,
-    TlsData, TlsSent, closed, kind,
+    DIRECTION_WRITE, EventHeader, Layout, ProcessContainer, ProcessExec, ProcessExit, ProcessFork,
+    SocketNamed, TlsClosed, TlsData, TlsSent, carried, closed, kind,
 };
 use agentsight_genai::http::{Direction, End};
 
@@ -108,6 +108,17 @@ pub struct Event<'a> {
     pub what: What<'a>,
 }
 
+/// What carried bytes as they are told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Carrier {
+    /// TLS.
+    Tls,
+    /// A socket, without TLS.
+    Socket,
+    /// The standard input and output of a server of MCP.
+    Stdio,
+}
+
 /// What can happen.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum What<'a> {
@@ -121,8 +132,8 @@ pub enum What<'a> {
         offset: u64,
         /// Whether the connection was seen from its beginning.
         from_start: bool,
-        /// Whether it went over the wire as it stands here, without TLS.
-        plain: bool,
+        /// What carried it.
+        carrier: Carrier,
         /// The bytes.
         data: &'a [u8],
     },
@@ -149,6 +160,13 @@ pub enum What<'a> {
         length: u64,
         /// Whether the connection was seen from its beginning.
         from_start: bool,
+    },
+    /// A connection goes over a Unix socket: told before its first byte.
+    Named {
+        /// Which connection.
+        connection: ConnectionId,
+        /// Where its server listens, as it was bound; it may hold NUL, and an abstract one begins with it.
+        name: &'a [u8],
     },
     /// A connection's object was freed or cleared.
     Closed {
@@ -216,7 +234,11 @@ impl<'a> Event<'a> {
                     },
                     offset: event.offset,
                     from_start: event.from_start != 0,
-                    plain: event.socket != 0,
+                    carrier: match event.socket {
+                        carried::BY_TLS => Carrier::Tls,
+                        carried::BY_STDIO => Carrier::Stdio,
+                        _ => Carrier::Socket,
+                    },
                     data: data.get(..event.length as usize)?,
                 }
             }
@@ -228,6 +250,15 @@ impl<'a> Event<'a> {
                     offset: event.offset,
                     length: event.length,
                     from_start: event.from_start != 0,
+                }
+            }
+            kind::SOCKET_NAMED => {
+                let (event, _) = SocketNamed::read(record)?;
+                let start = std::mem::offset_of!(SocketNamed, name);
+                let length = (event.length as usize).min(event.name.len());
+                What::Named {
+                    connection: ConnectionId { process, ssl: event.ssl, generation: event.generation },
+                    name: record.get(start..start + length)?,
                 }
             }
             kind::TLS_CLOSED => {
@@ -309,6 +340,15 @@ pub(crate) mod fixtures {
         [&header(kind::TLS_SENT, tgid, time)[..], &numbers, &end].concat()
     }
 
+    /// The connection of `data` goes over the Unix socket of that name.
+    pub(crate) fn named(tgid: u32, time: u64, name: &[u8]) -> Vec<u8> {
+        let numbers = [0xabc, 90].map(u64::to_ne_bytes).concat();
+        let mut room = [0u8; 108];
+        room[..name.len()].copy_from_slice(name);
+        let length = u32::try_from(name.len()).unwrap().to_ne_bytes();
+        [&header(kind::SOCKET_NAMED, tgid, time)[..], &numbers, &length, &room].concat()
+    }
+
     pub(crate) fn closed(tgid: u32, time: u64, received: u64, sent: u64, how: u8) -> Vec<u8> {
         let numbers = [0xabc, 90, received, sent].map(u64::to_ne_bytes).concat();
         [&header(kind::TLS_CLOSED, tgid, time), &numbers, &[how, 0, 0, 0, 0, 0, 0, 0][..]].concat()
@@ -346,7 +386,7 @@ pub(crate) mod fixtures {
 
 #[cfg(test)]
 mod tests {
-    use super::fixtures::{data, exec, exec_with, header, held, told};
+    use super::fixtures::{data, exec, exec_with, header, held, named, told};
     use super::*;
 
     #[test]
@@ -369,11 +409,18 @@ mod tests {
         let place = std::mem::offset_of!(TlsData, socket);
         let mut batch = Batch::default();
         batch.push(&record);
-        record[place] = 1;
-        batch.push(&record);
-        let plain: Vec<_> =
-            batch.events().map(|event| matches!(event.what, What::Data { plain: true, .. })).collect();
-        assert_eq!(plain, [false, true]);
+        for carried in [carried::BY_SOCKET, carried::BY_STDIO] {
+            record[place] = carried;
+            batch.push(&record);
+        }
+        let carriers: Vec<_> = batch
+            .events()
+            .map(|event| match event.what {
+                What::Data { carrier, .. } => carrier,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(carriers, [Carrier::Tls, Carrier::Socket, Carrier::Stdio]);
     }
 
     #[test]
@@ -387,6 +434,24 @@ mod tests {
         let events: Vec<_> = batch.events().map(|event| event.what).collect();
         let sent = What::Sent { connection, batch: name, offset: 1000, length: 4, from_start: true };
         assert_eq!(events, [What::Held { batch: name, offset: 3, data: b"x" }, sent]);
+    }
+
+    #[test]
+    fn the_name_of_a_socket_is_as_long_as_it_says() {
+        let mut record = named(7, 100, b"/run/model\0");
+        let length = std::mem::offset_of!(SocketNamed, length);
+        let mut batch = Batch::default();
+        batch.push(&record);
+        record[length..length + 4].copy_from_slice(&1000u32.to_ne_bytes());
+        batch.push(&record);
+        let names: Vec<_> = batch
+            .events()
+            .map(|event| match event.what {
+                What::Named { name, .. } => name.len(),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(names, [11, 108], "never more than there is room for");
     }
 
     #[test]

@@ -24,7 +24,7 @@ use agentsight_ebpf::{Counters, select};
 use attachments::{Attachments, Coverage};
 use containers::{Cgroups, Hierarchy, Selection};
 use events::Batch;
-use programs::{Channels, ControlMap, CounterMap, Programs};
+use programs::{Channels, ControlMap, CounterMap, More, Programs};
 use ring::Drain;
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -40,9 +40,9 @@ pub enum Error {
     /// The kernel programs cannot run.
     #[error(transparent)]
     Programs(#[from] programs::Error),
-    /// Plain HTTP cannot be seen.
+    /// What is not over TLS cannot be seen.
     #[error(transparent)]
-    Plaintext(#[from] sockets::Error),
+    More(#[from] sockets::Error),
     /// The system refused something else that capture needs.
     #[error("cannot {what}: {source}")]
     System {
@@ -87,8 +87,8 @@ pub struct Capture {
     contained: Option<Arc<IsTraced>>,
     /// Selected is every process: files are probed whoever maps them.
     everyone: bool,
-    /// Plain HTTP is read of all that is selected from now on.
-    plaintext: bool,
+    /// What more is read of all that is selected from now on: bits of [`select`].
+    more: u32,
 }
 
 impl Capture {
@@ -118,25 +118,25 @@ impl Capture {
             cgroups: None,
             contained: None,
             everyone: false,
-            plaintext: false,
+            more: 0,
         };
         Ok((capture, batches))
     }
 
-    /// Sees plain HTTP, too, of the processes that are selected from now on. Containers say it each for itself.
+    /// Sees that, too, of the processes that are selected from now on. Containers say it each for itself.
     ///
     /// # Errors
-    /// [`Error::Plaintext`]: TLS is seen all the same.
-    pub fn see_plaintext(&mut self) -> Result<(), Error> {
-        self.attachments().programs.see_plaintext(sockets::Stage::Attached)?;
-        self.attachments().programs.want_plaintext();
-        self.plaintext = true;
+    /// [`Error::More`]: TLS is seen all the same.
+    pub fn see(&mut self, more: More) -> Result<(), Error> {
+        self.attachments().programs.see(more, sockets::Stage::Attached)?;
+        self.attachments().programs.want(more);
+        self.more |= more.select();
         Ok(())
     }
 
-    /// How plain HTTP is seen: one of [`sockets::STATES`].
-    pub fn plaintext_state(&self) -> &'static str {
-        self.attachments().programs.plaintext_state()
+    /// How that is seen: one of [`sockets::STATES`].
+    pub fn state(&self, more: More) -> &'static str {
+        self.attachments().programs.state(more)
     }
 
     /// Probes what a program will map, and what the system has for everybody.
@@ -225,8 +225,7 @@ impl Capture {
     /// # Errors
     /// See [`Error`].
     pub fn select_all(&mut self) -> Result<(), Error> {
-        let plaintext = if self.plaintext { select::PLAINTEXT } else { 0 };
-        self.control().select(select::ALL | plaintext)?;
+        self.control().select(select::ALL | self.more)?;
         self.everyone = true;
         self.watch(Whose::All)
     }

@@ -3,7 +3,7 @@
 use super::library::{Plan, Program};
 use super::multi::{self, Multi};
 use super::sockets::{self, Sockets, Stage};
-use agentsight_ebpf::{Control, Counters, OBJECT, hierarchy, wanted};
+use agentsight_ebpf::{Control, Counters, OBJECT, hierarchy, select, wanted};
 use aya::maps::{Array, HashMap as BpfHashMap, MapData, PerCpuArray, RingBuf};
 use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
 use aya::programs::{ProgramError, RawTracePoint, UProbe};
@@ -51,11 +51,50 @@ pub enum Error {
 pub struct Programs {
     object: Ebpf,
     plaintext: Sockets,
+    stdio: Sockets,
     records: Sockets,
     /// What is wanted of processes that are selected: any of [`agentsight_ebpf::wanted`].
     wanted: u32,
     processes: BpfHashMap<MapData, u32, u32>,
     uprobes: Uprobes,
+}
+
+/// What is read only where it is asked for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum More {
+    /// HTTP without TLS.
+    Plaintext,
+    /// MCP over standard input and output.
+    Stdio,
+}
+
+impl More {
+    /// All of them.
+    pub const ALL: [More; 2] = [More::Plaintext, More::Stdio];
+
+    /// Its bit in [`agentsight_ebpf::wanted`].
+    pub fn wanted(self) -> u32 {
+        match self {
+            More::Plaintext => wanted::PLAINTEXT,
+            More::Stdio => wanted::STDIO,
+        }
+    }
+
+    /// What a log says where it cannot be had.
+    pub fn without(self) -> &'static str {
+        match self {
+            More::Plaintext => "only calls over TLS are seen",
+            More::Stdio => "requests to MCP servers over standard input and output are not seen",
+        }
+    }
+
+    /// Its bit in [`agentsight_ebpf::select`], where everything is selected.
+    pub(super) fn select(self) -> u32 {
+        match self {
+            More::Plaintext => select::PLAINTEXT,
+            More::Stdio => select::STDIO,
+        }
+    }
 }
 
 /// What tells of processes.
@@ -146,6 +185,7 @@ impl Programs {
             Programs {
                 object,
                 plaintext: Sockets::of(&sockets::PLAINTEXT),
+                stdio: Sockets::of(&sockets::STDIO),
                 records: Sockets::of(&sockets::RECORDS),
                 wanted: wanted::CALLS,
                 processes,
@@ -189,18 +229,22 @@ impl Programs {
         self.processes.insert(tgid, self.wanted, 0).map_err(|source| Error::Map { map: "processes", source })
     }
 
-    /// From now on processes are selected with their plain HTTP.
-    pub fn want_plaintext(&mut self) {
-        self.wanted |= wanted::PLAINTEXT;
+    /// From now on processes are selected with what is wanted so.
+    pub fn want(&mut self, more: More) {
+        self.wanted |= more.wanted();
     }
 
-    /// Loads and attaches the programs that read plain HTTP, or lets them go. They read that of processes and cgroups of
+    /// Loads and attaches the programs that read more than TLS, or lets them go. They read that of processes and cgroups of
     /// which it is wanted.
     ///
     /// # Errors
     /// [`sockets::Error`]: TLS is seen all the same.
-    pub fn see_plaintext(&mut self, stage: Stage) -> Result<(), sockets::Error> {
-        self.plaintext.change(&mut self.object, stage)
+    pub fn see(&mut self, more: More, stage: Stage) -> Result<(), sockets::Error> {
+        let sockets = match more {
+            More::Plaintext => &mut self.plaintext,
+            More::Stdio => &mut self.stdio,
+        };
+        sockets.change(&mut self.object, stage)
     }
 
     /// Loads and attaches the programs that tell the connection of what rustls seals and opens, or lets them go.
@@ -223,13 +267,17 @@ impl Programs {
             .map(|name| (*name).to_owned())
             .chain(processes)
             .chain(self.plaintext.hooks())
+            .chain(self.stdio.hooks())
             .chain(self.records.hooks())
             .collect()
     }
 
-    /// How plain HTTP is seen: one of [`sockets::STATES`].
-    pub fn plaintext_state(&self) -> &'static str {
-        self.plaintext.state()
+    /// How that is seen: one of [`sockets::STATES`].
+    pub fn state(&self, more: More) -> &'static str {
+        match more {
+            More::Plaintext => self.plaintext.state(),
+            More::Stdio => self.stdio.state(),
+        }
     }
 
     /// Whether a process is selected, by the kernel's own account.

@@ -1,7 +1,8 @@
-//! The programs at the kernel's sockets: those that read plain HTTP, there only while somebody asks for it, and those that
-//! tell the connection of what rustls seals and opens, there only while a program with rustls is probed.
+//! The programs at the kernel's sockets and pipes: those that read plain HTTP and MCP over standard input and output, each there
+//! only while somebody asks for it, and those that tell the connection of what rustls seals and opens, there only while a
+//! program with rustls is probed.
 //!
-//! They sit at functions of the kernel's TCP (fentry and fexit), which see every way to read and to write. Where the kernel
+//! They sit at functions of the kernel's TCP and Unix sockets (fentry and fexit), which see every way to read and to write. Where the kernel
 //! refuses that, tracepoints of its sockets stand in.
 
 use super::programs::{one_line, part};
@@ -10,6 +11,7 @@ use aya::programs::fexit::FExitLink;
 use aya::programs::raw_trace_point::RawTracePointLink;
 use aya::programs::{FEntry, FExit, ProgramError, RawTracePoint};
 use aya::{Btf, BtfError, Ebpf};
+use aya_obj::btf::BtfKind;
 
 /// How far the programs are in the kernel.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
@@ -32,11 +34,13 @@ pub enum Error {
     /// The kernel lets us to neither place.
     #[error(
         "{family} is not seen: the kernel attaches our programs neither to its functions (fentry, on aarch64 since Linux \
-         6.0): {functions}; nor to tracepoints of its sockets (since Linux 6.3): {tracepoints}"
+         6.0): {functions}; nor to tracepoints in their place (since Linux {since}): {tracepoints}"
     )]
     Refused {
         /// What they were for.
         family: &'static str,
+        /// The first kernel with those tracepoints and what the programs need there.
+        since: &'static str,
         /// What it said of the functions.
         functions: String,
         /// What it said of the tracepoints.
@@ -59,7 +63,9 @@ pub const STATES: [&str; 4] = ["off", "refused", "functions", "tracepoints"];
 pub(super) struct Family {
     /// What is seen by them.
     name: &'static str,
-    /// Those at the beginning of a function, with its name.
+    /// The first kernel in which the tracepoints serve.
+    since: &'static str,
+    /// Those at the beginning of a function, with its name; with its names from the newest on, where it has had several.
     entries: &'static [(&'static str, &'static str)],
     /// Those at the end of a function.
     exits: &'static [(&'static str, &'static str)],
@@ -73,8 +79,22 @@ pub(super) struct Family {
 /// The programs of `socket.bpf.h`, which read plain HTTP.
 pub(super) static PLAINTEXT: Family = Family {
     name: "plain HTTP",
-    entries: &[("socket_write", "tcp_sendmsg"), ("socket_close", "tcp_close")],
-    exits: &[("socket_write_leave", "tcp_sendmsg")],
+    since: "6.3",
+    entries: &[
+        ("socket_write", "tcp_sendmsg"),
+        ("socket_close", "tcp_close"),
+        ("local_write", "unix_stream_sendmsg"),
+        ("local_close", "unix_release"),
+    ],
+    exits: &[
+        ("socket_write_leave", "tcp_sendmsg"),
+        ("local_write_leave", "unix_stream_sendmsg"),
+        ("local_write_leave_again", "unix_stream_sendmsg"),
+        ("local_read", "unix_stream_recvmsg"),
+        ("local_read_again", "unix_stream_recvmsg"),
+        ("local_splice", "unix_stream_splice_read"),
+        ("local_splice_again", "unix_stream_splice_read"),
+    ],
     // The function has had six arguments, five (since Linux 5.19) and four (7.3). Each is there twice: see `socket.bpf.h`.
     alternatives: &[
         [("read_six", "tcp_recvmsg"), ("read_six_again", "tcp_recvmsg")],
@@ -93,6 +113,7 @@ pub(super) static PLAINTEXT: Family = Family {
 /// The programs of `rustls.bpf.h` that tell the connection of a record.
 pub(super) static RECORDS: Family = Family {
     name: "rustls",
+    since: "6.3",
     entries: &[
         ("record_write", "tcp_sendmsg"),
         ("record_write_again", "tcp_sendmsg"),
@@ -110,6 +131,46 @@ pub(super) static RECORDS: Family = Family {
         ("record_socket_destroyed", "tcp_destroy_sock"),
     ],
 };
+
+/// The programs of `stdio.bpf.h`. Each is there twice: see `socket.bpf.h`.
+pub(super) static STDIO: Family = Family {
+    name: "MCP over standard input and output",
+    since: "5.15",
+    entries: &[
+        ("pipe_write_enter", PIPE_WRITE),
+        ("pipe_write_enter_again", PIPE_WRITE),
+        ("pair_write_enter", "unix_stream_sendmsg"),
+        ("pair_write_enter_again", "unix_stream_sendmsg"),
+    ],
+    exits: &[
+        ("pipe_write_leave", PIPE_WRITE),
+        ("pipe_write_leave_again", PIPE_WRITE),
+        ("pipe_read_leave", PIPE_READ),
+        ("pipe_read_leave_again", PIPE_READ),
+        ("pair_write_leave", "unix_stream_sendmsg"),
+        ("pair_write_leave_again", "unix_stream_sendmsg"),
+        ("pair_read_leave", "unix_stream_recvmsg"),
+        ("pair_read_leave_again", "unix_stream_recvmsg"),
+    ],
+    alternatives: &[],
+    tracepoints: &[
+        ("call_enter", "sys_enter"),
+        ("call_enter_again", "sys_enter"),
+        ("call_leave", "sys_exit"),
+        ("call_leave_again", "sys_exit"),
+    ],
+};
+
+/// Since Linux 6.16 pipes with a name have functions of their own.
+const PIPE_WRITE: &str = "anon_pipe_write|pipe_write";
+const PIPE_READ: &str = "anon_pipe_read|pipe_read";
+
+/// Of the names of a function the one that this kernel has.
+pub(super) fn present<'a>(names: &'a str, btf: &Btf) -> &'a str {
+    let mut named = names.split('|');
+    let found = named.find(|name| btf.id_by_type_name_kind(name, BtfKind::Func).is_ok());
+    found.or_else(|| names.rsplit('|').next()).unwrap_or(names)
+}
 
 impl Family {
     fn exits(&self) -> impl Iterator<Item = (&'static str, &'static str)> + use<> {
@@ -151,7 +212,7 @@ impl Sockets {
 
     /// The hooks that are in use, some of them more than once.
     pub(super) fn hooks(&self) -> Vec<String> {
-        let name = |kind: &str, place: &str| format!("{kind}/{place}");
+        let name = |kind: &str, place: &str| format!("{kind}/{}", place.rsplit('|').next().unwrap_or(place));
         let family = self.family;
         match (self.stage, self.hooks) {
             (Stage::Attached, Some(Hooks::Functions)) => {
@@ -205,6 +266,7 @@ impl Sockets {
         }
         self.by_tracepoints(object, stage).map_err(|error| Error::Refused {
             family: self.family.name,
+            since: self.family.since,
             functions: functions.as_ref().map_or_else(String::new, |error| one_line(error)),
             tracepoints: one_line(&error),
         })
@@ -261,11 +323,11 @@ impl Sockets {
 fn load_functions(object: &mut Ebpf, family: &Family, btf: &Btf) -> Result<(), ProgramError> {
     for (program, function) in family.entries {
         let program: &mut FEntry = part(object, program);
-        program.load(function, btf)?;
+        program.load(present(function, btf), btf)?;
     }
     let mut load = |(program, function): (&str, &str)| {
         let program: &mut FExit = part(object, program);
-        program.load(function, btf)
+        program.load(present(function, btf), btf)
     };
     for exit in family.exits {
         load(*exit)?;
@@ -300,6 +362,6 @@ fn unload(object: &mut Ebpf, family: &Family) {
 /// The function that a program of ours is for, for those that try them one by one.
 pub(super) fn function_of(program: &str) -> Option<&'static str> {
     let of = |family: &Family| family.entries.iter().copied().chain(family.exits()).collect::<Vec<_>>();
-    let all = [&PLAINTEXT, &RECORDS].into_iter().flat_map(of);
+    let all = [&PLAINTEXT, &STDIO, &RECORDS].into_iter().flat_map(of);
     all.into_iter().find(|(name, _)| *name == program).map(|(_, function)| function)
 }

@@ -1,7 +1,7 @@
 //! Whether this kernel takes our programs: each is loaded, looked at and let go again. Only those at
-//! the kernel's sockets are attached, for a moment.
+//! the kernel's sockets and pipes are attached, for a moment.
 
-use super::programs::{self, Programs, one_line};
+use super::programs::{self, More, Programs, one_line};
 use super::sockets::{self, Stage};
 use agentsight_ebpf::OBJECT;
 use aya::programs::{Program, ProgramError, ProgramInfo};
@@ -19,6 +19,9 @@ pub struct Trial {
     /// Why plain HTTP cannot be seen; absent where it can.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub plaintext_error: Option<String>,
+    /// Why MCP over standard input and output cannot be seen; absent where it can.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stdio_error: Option<String>,
     /// Why rustls cannot be seen; absent where it can.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rustls_error: Option<String>,
@@ -50,7 +53,8 @@ impl Trial {
             // Attached for a moment: some kernels take a program and refuse it its place. It selects nothing.
             Ok((mut programs, _)) => {
                 let said = |result: Result<(), sockets::Error>| result.err().map(|error| error.to_string());
-                trial.plaintext_error = said(programs.see_plaintext(Stage::Attached));
+                trial.plaintext_error = said(programs.see(More::Plaintext, Stage::Attached));
+                trial.stdio_error = said(programs.see(More::Stdio, Stage::Attached));
                 trial.rustls_error = said(programs.see_records(Stage::Attached));
             }
             Err(error) => trial.error = Some(one_line(&error)),
@@ -88,7 +92,8 @@ fn verdicts() -> Option<Vec<Verdict>> {
         .programs_mut()
         .map(|(name, program)| {
             let start = Instant::now();
-            let result = load(program, sockets::function_of(name).unwrap_or_default(), &btf);
+            let result =
+                load(program, sockets::present(sockets::function_of(name).unwrap_or_default(), &btf), &btf);
             let load_micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
             Verdict {
                 name: name.to_owned(),

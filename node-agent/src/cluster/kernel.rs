@@ -59,8 +59,8 @@ pub(super) struct Hands {
     pub(super) selection: Selection,
     /// What is to be done about probes.
     pub(super) probes: Sender<Work>,
-    /// What was said last of plain HTTP.
-    pub(super) plaintext: Stage,
+    /// What was said last of each of [`More::ALL`].
+    pub(super) more: [Stage; 2],
 }
 
 impl Kernel {
@@ -80,7 +80,7 @@ impl Kernel {
         // What it refused before, it does no longer.
         self.shared.refuse(None);
         let (probes, work) = mpsc::channel();
-        self.shared.take_hands(Hands { selection: capture.selection(), probes, plaintext: Stage::Absent });
+        self.shared.take_hands(Hands { selection: capture.selection(), probes, more: [Stage::Absent; 2] });
         let started = self.start_on(&mut capture, batches, work);
         match started {
             Ok((pipeline, prober)) => {

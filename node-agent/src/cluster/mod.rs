@@ -17,6 +17,7 @@ pub mod world;
 
 use crate::capture;
 use crate::capture::containers::{Change, Hierarchy};
+use crate::capture::programs::More;
 use crate::cli::NodeAgent;
 use crate::health::{self, Health, LossLabels, Metrics, set_total};
 use crate::identity::attributes::Node;
@@ -93,8 +94,8 @@ pub(crate) struct Shared {
     known: Mutex<BTreeSet<&'static str>>,
     /// What the kernel refused.
     refused: Mutex<Option<String>>,
-    /// Why plain HTTP is not seen although a grant asks for it.
-    plaintext: Mutex<Option<String>>,
+    /// Why what a grant asks for beside TLS is not seen.
+    without: Mutex<BTreeMap<More, String>>,
 }
 
 impl Shared {
@@ -115,10 +116,12 @@ impl Shared {
 
     fn hand_on(&self, hands: &mut Hands, world: &World, changes: &Changes) {
         // First: a container that is on its way is to find it.
-        let plaintext = world.plaintext();
-        if std::mem::replace(&mut hands.plaintext, plaintext) != plaintext {
-            // The thread ends only when these hands are let go.
-            let _ = hands.probes.send(Work::Plaintext(plaintext));
+        for (more, before) in More::ALL.into_iter().zip(&mut hands.more) {
+            let stage = world.stage(more);
+            if std::mem::replace(before, stage) != stage {
+                // The thread ends only when these hands are let go.
+                let _ = hands.probes.send(Work::See(more, stage));
+            }
         }
         if changes.is_empty() {
             return;
@@ -260,13 +263,18 @@ impl Shared {
         *self.refused.lock().expect("no holder panics") = problem;
     }
 
-    /// Why plain HTTP is not seen; nothing where it is, or nobody asks for it.
-    fn plaintext_problem(&self) -> Option<String> {
-        self.plaintext.lock().expect("no holder panics").clone()
+    /// Why what is asked for beside TLS is not seen; nothing of what is, or what nobody asks for.
+    fn without(&self) -> BTreeMap<More, String> {
+        self.without.lock().expect("no holder panics").clone()
     }
 
-    fn plaintext_refused(&self, problem: Option<String>) {
-        *self.plaintext.lock().expect("no holder panics") = problem;
+    fn more_refused(&self, more: More, problem: Option<String>) {
+        let mut without = self.without.lock().expect("no holder panics");
+        match problem {
+            Some(problem) => without.insert(more, problem),
+            None => without.remove(&more),
+        };
+        drop(without);
         self.tell();
     }
 
@@ -327,7 +335,7 @@ fn trace_node(args: &NodeAgent) -> Result<(), Error> {
         watches: Mutex::default(),
         known: Mutex::default(),
         refused: Mutex::default(),
-        plaintext: Mutex::default(),
+        without: Mutex::default(),
     });
     if let Some(saved) = saved {
         restore(&shared, saved);

@@ -12,6 +12,7 @@ use super::Shared;
 use crate::capture::attachments::{self, Attachments, take_back};
 use crate::capture::containers::{Hierarchy, root_files};
 use crate::capture::discover;
+use crate::capture::programs::More;
 use crate::capture::sockets::Stage;
 use crate::clock;
 use std::collections::HashSet;
@@ -32,8 +33,8 @@ const REVIEW: Duration = Duration::from_secs(60);
 
 /// What is to be done.
 pub(super) enum Work {
-    /// Plain HTTP is wanted of containers, or may soon be, or is not.
-    Plaintext(Stage),
+    /// That is wanted of containers, or may soon be, or is not.
+    See(More, Stage),
     /// A container is traced from now on.
     Container {
         /// Its cgroup.
@@ -63,7 +64,7 @@ pub(super) fn run(
             (true, None) => work.recv().map_err(|_| RecvTimeoutError::Disconnected),
         };
         match next {
-            Ok(Work::Plaintext(stage)) => shared.plaintext_refused(prober.see_plaintext(stage)),
+            Ok(Work::See(more, stage)) => shared.more_refused(more, prober.see(more, stage)),
             Ok(Work::Container { id, path }) => waiting.push((id, path, Instant::now())),
             // Not put off by further ones: somewhere containers come and go all the time.
             Ok(Work::Review) => review = review.or_else(|| Some(Instant::now() + REVIEW)),
@@ -93,9 +94,9 @@ struct Prober<'a> {
 
 impl Prober<'_> {
     /// Gives what the kernel said where it refused.
-    fn see_plaintext(&self, stage: Stage) -> Option<String> {
-        let error = self.attachments().programs.see_plaintext(stage).err()?;
-        tracing::warn!(error = &error as &dyn std::error::Error, "only calls over TLS are seen");
+    fn see(&self, more: More, stage: Stage) -> Option<String> {
+        let error = self.attachments().programs.see(more, stage).err()?;
+        tracing::warn!(error = &error as &dyn std::error::Error, "{}", more.without());
         Some(error.to_string())
     }
 

@@ -48,7 +48,7 @@ impl Sources {
     /// The status as it is now, without the time of its writing.
     pub(super) fn status(&self, before: &AgentTraceNodeStatus) -> AgentTraceNodeStatus {
         let stats = self.stats.lock().expect("no holder panics").traces.clone();
-        let plaintext = self.shared.plaintext_problem();
+        let without = self.shared.without();
         // Copied, so that nothing waits for the world while processes are looked at.
         let (grants, containers, overlaps) = {
             let world = self.shared.world();
@@ -56,7 +56,8 @@ impl Sources {
                 .grants()
                 .iter()
                 .map(|(uid, grant)| {
-                    let refused = plaintext.clone().filter(|_| grant.asks_for_plaintext());
+                    let refused = without.iter().find(|(more, _)| grant.asks_for(**more));
+                    let refused = refused.map(|(_, problem)| problem.clone());
                     (uid.clone(), grant.spec.source.generation, grant.error.clone().or(refused))
                 })
                 .collect();

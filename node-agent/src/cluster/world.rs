@@ -7,6 +7,7 @@
 //! the container's cgroup path, and the cgroup is made before the program runs. Where a grant names containers, the
 //! container's name is needed too; a process' own mounts tell it as soon as its program is mapped.
 
+use crate::capture::programs::More;
 use crate::capture::sockets::Stage;
 use crate::identity::{ContainerId, Found, Place, Pod, Pods};
 use crate::policy::{Policy, Wish};
@@ -45,9 +46,9 @@ pub struct Grant {
 }
 
 impl Grant {
-    /// Whether it wants plain HTTP to be read.
-    pub fn asks_for_plaintext(&self) -> bool {
-        self.wish.plaintext
+    /// Whether it wants that to be read.
+    pub fn asks_for(&self, more: More) -> bool {
+        self.wish.wanted & more.wanted() != 0
     }
 }
 
@@ -243,17 +244,16 @@ impl World {
 
     /// What is wanted of a container's processes: any of [`agentsight_ebpf::wanted`].
     pub fn wanted(&self, cgroup: u64) -> u32 {
-        let plaintext = self.policy(cgroup).is_some_and(|policy| policy.plaintext);
-        if plaintext { wanted::CALLS | wanted::PLAINTEXT } else { wanted::CALLS }
+        self.policy(cgroup).map_or(wanted::CALLS, |policy| policy.wanted)
     }
 
-    /// How far the programs that read plain HTTP have to be: ready as soon as a grant asks for it, for they must be
-    /// attached before a container's first program runs.
-    pub fn plaintext(&self) -> Stage {
-        let asks = |policy: &Option<Arc<Policy>>| policy.as_ref().is_some_and(|policy| policy.plaintext);
+    /// How far the programs that read that have to be: ready as soon as a grant asks for it, for they must be attached
+    /// before a container's first program runs.
+    pub fn stage(&self, more: More) -> Stage {
+        let asks = |policy: &Option<Arc<Policy>>| policy.as_ref().is_some_and(|policy| policy.wants(more));
         if self.selected().any(|(_, container)| asks(&container.policy)) {
             Stage::Attached
-        } else if self.grants.values().any(Grant::asks_for_plaintext) {
+        } else if self.grants.values().any(|grant| grant.asks_for(more)) {
             Stage::Loaded
         } else {
             Stage::Absent
@@ -324,7 +324,7 @@ impl World {
             match (&container.policy, &policy) {
                 (None, Some(_)) => changes.select.push(*id),
                 // Anew, with what is wanted of it now.
-                (Some(before), Some(now)) if before.plaintext != now.plaintext => changes.select.push(*id),
+                (Some(before), Some(now)) if before.wanted != now.wanted => changes.select.push(*id),
                 (Some(_), None) => changes.deselect.push(*id),
                 _ => {}
             }
@@ -554,23 +554,30 @@ mod tests {
     }
 
     #[test]
-    fn plain_http_is_wanted_of_the_containers_of_the_grants_that_ask_for_it() {
-        let asks = json!({"capture": {"plaintext": "HTTP"}, "selector": {"matchLabels": {"app": "agent"}}});
-        let mut world = World::default();
-        world.set_grants([
-            grant("a", &asks),
-            grant("b", &json!({"selector": {"matchLabels": {"app": "web"}}})),
-        ]);
-        assert_eq!(world.plaintext(), Stage::Loaded);
-        world.set_pods(vec![pod(POD, "shop", "agent", &["x"]), pod(OTHER, "shop", "web", &["x"])]);
-        world.cgroup_made(2, &path(OTHER, 'b'));
-        assert_eq!(world.plaintext(), Stage::Loaded, "nobody asks for that container's");
-        world.cgroup_made(1, &path(POD, 'a'));
-        assert_eq!(world.plaintext(), Stage::Attached);
-        assert_eq!((world.wanted(1), world.wanted(2)), (wanted::CALLS | wanted::PLAINTEXT, wanted::CALLS));
-        let changes = world.set_grants([grant("a", &json!({}))]);
-        assert_eq!(selected(&changes), (&[1][..], &[2][..]), "selected anew, without it");
-        assert_eq!((world.wanted(1), world.plaintext()), (wanted::CALLS, Stage::Absent));
+    fn more_than_tls_is_wanted_of_the_containers_of_the_grants_that_ask_for_it() {
+        for (more, capture) in
+            [(More::Plaintext, json!({"plaintext": "HTTP"})), (More::Stdio, json!({"mcp": "Stdio"}))]
+        {
+            let asks = json!({"capture": capture, "selector": {"matchLabels": {"app": "agent"}}});
+            let mut world = World::default();
+            world.set_grants([
+                grant("a", &asks),
+                grant("b", &json!({"selector": {"matchLabels": {"app": "web"}}})),
+            ]);
+            assert_eq!(world.stage(more), Stage::Loaded);
+            world.set_pods(vec![pod(POD, "shop", "agent", &["x"]), pod(OTHER, "shop", "web", &["x"])]);
+            world.cgroup_made(2, &path(OTHER, 'b'));
+            assert_eq!(world.stage(more), Stage::Loaded, "nobody asks for that container's");
+            world.cgroup_made(1, &path(POD, 'a'));
+            assert_eq!(
+                More::ALL.map(|each| world.stage(each) == Stage::Attached),
+                More::ALL.map(|each| each == more)
+            );
+            assert_eq!((world.wanted(1), world.wanted(2)), (wanted::CALLS | more.wanted(), wanted::CALLS));
+            let changes = world.set_grants([grant("a", &json!({}))]);
+            assert_eq!(selected(&changes), (&[1][..], &[2][..]), "selected anew, without it");
+            assert_eq!((world.wanted(1), world.stage(more)), (wanted::CALLS, Stage::Absent));
+        }
     }
 
     #[test]

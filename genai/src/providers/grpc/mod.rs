@@ -7,7 +7,7 @@ mod google;
 pub(super) mod xai;
 
 use super::{CallReader, Found, MAX_FACTS, Models, UnknownEndpoint, without_ids};
-use crate::call::{Api, Failure, Rpc, Server};
+use crate::call::{Api, Failure, Rpc};
 use crate::grpc::{self, Messages, Part, Status};
 use crate::http::{Direction, End, Headers, RequestHead, ResponseHead};
 use crate::json;
@@ -168,15 +168,10 @@ impl std::fmt::Debug for Reader {
 }
 
 impl Reader {
-    pub(super) fn new(
-        models: &Models,
-        head: &RequestHead,
-        method: &Method,
-        server: Option<Server>,
-    ) -> Reader {
+    pub(super) fn new(models: &Models, head: &RequestHead, method: &Method) -> Reader {
         // As much as an HTTP body may become.
         let limit = crate::connection::Limits::default().decoded;
-        let mut call = CallReader::new(models, head, method.api, true, server);
+        let mut call = CallReader::new(models, head, method.api, true);
         call.hints.streams = method.streams;
         let attempts = head.headers.get("grpc-previous-rpc-attempts").and_then(|count| count.parse().ok());
         call.resend_count = call.resend_count.or(attempts);

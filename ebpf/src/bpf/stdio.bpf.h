@@ -1,17 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
  *
- * The Model Context Protocol between a client and a server that is its child, over the server's standard input and output:
- * pipes, or pairs of Unix sockets. Fentry and fexit of pipe_write, fexit of pipe_read (anon_pipe_… since 6.16), and the same
- * of Unix sockets. Where the kernel has no fentry for us, the raw tracepoints of system calls stand in; every call of every
- * process runs through these, so they are attached only while somebody asks.
+ * The Model Context Protocol between a client and a server that is its child, over the server's standard input and
+ * output: pipes, or pairs of Unix sockets. Fentry and fexit of pipe_write, fexit of pipe_read (anon_pipe_… since
+ * 6.16), and the same of Unix sockets. Where the kernel has no fentry for us, the raw tracepoints of system calls
+ * stand in; every call of every process runs through these, so they are attached only while somebody asks.
  *
- * A channel is what one side writes into and the other reads from. It is judged by the first bytes that a selected process
- * writes: a request that only clients make begins a dialogue. Whoever reads that channel is its server, and the first
- * channel into which the server writes a message is that of its answers: the one tells of the other, and time does not. All
- * other channels are marked at their first write and let go, but for those of a server that has not answered yet.
+ * A channel is what one side writes into and the other reads from. It is judged by the first bytes that a selected
+ * process writes: a request that only clients make begins a dialogue. Whoever reads that channel is its server, and
+ * the first channel into which the server writes a message is that of its answers: the one tells of the other, and
+ * time does not. All other channels are marked at their first write and let go, but for those of a server that has
+ * not answered yet.
  *
- * Told is what the client writes and reads. What is written is sent to the agent at the beginning of the call, so that no
- * answer comes before its question; what the kernel did not take of it comes again, and is known by that.
+ * Told is what the client writes and reads. What is written is sent to the agent at the beginning of the call, so
+ * that no answer comes before its question; what the kernel did not take of it comes again, and is known by that.
  */
 #include "socket.bpf.h"
 
@@ -43,8 +44,8 @@ struct channel {
 	u32 pad;
 };
 
-/* By the address of a pipe's inode, or of the Unix socket that is read. Written at the first write; evicted ones are judged
- * anew. */
+/* By the address of a pipe's inode, or of the Unix socket that is read. Written at the first write; evicted ones
+ * are judged anew. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 16384);
@@ -58,7 +59,8 @@ struct server {
 	u64 answers;	/* the channel into which it answers; 0: not seen yet */
 };
 
-/* By tgid; written when it reads a channel of questions. Full: the least recently used are known again by their next read. */
+/* By tgid; written when it reads a channel of questions. Full: the least recently used are known again by their
+ * next read. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 4096);
@@ -160,8 +162,8 @@ static __always_inline u32 looks_of(const struct segments *segments)
 	return message | question << 1 | beginning << 2;
 }
 
-/* The current process, if it is a server that was not seen to answer. What it writes until then, it may print, and not only
- * where its standard output is: servers move that out of the way of their messages. */
+/* The current process, if it is a server that was not seen to answer. What it writes until then, it may print, and
+ * not only where its standard output is: servers move that out of the way of their messages. */
 static __always_inline struct server *silent_server(void)
 {
 	u32 tgid = bpf_get_current_pid_tgid() >> 32;
@@ -421,7 +423,8 @@ static __always_inline int leave_pipe_written(u64 *context)
 }
 
 /* At the end of a read: `walked` bytes back in the iterator is where it began. */
-static __always_inline int leave_read_channel(u64 key, u64 inode, struct iov_iter *iterator, u64 walked, s64 moved, u32 again)
+static __always_inline int leave_read_channel(u64 key, u64 inode, struct iov_iter *iterator, u64 walked,
+					      s64 moved, u32 again)
 {
 	struct control *control = get_control();
 	struct counters *counters = get_counters();
@@ -452,7 +455,8 @@ static __always_inline int leave_pipe_read(u64 *context, u32 again)
 	return leave_read_channel(key, inode, iterator, moved, moved, again);
 }
 
-/* ssize_t pipe_write(struct kiocb *iocb, struct iov_iter *from), ssize_t pipe_read(struct kiocb *iocb, struct iov_iter *to) */
+/* ssize_t pipe_write(struct kiocb *iocb, struct iov_iter *from), ssize_t pipe_read(struct kiocb *iocb, struct
+ * iov_iter *to) */
 TWICE("fentry/pipe_write", pipe_write_enter, u64, context, return enter_pipe(context, again))
 TWICE("fexit/pipe_write", pipe_write_leave, u64, context, return leave_pipe_written(context))
 TWICE("fexit/pipe_read", pipe_read_leave, u64, context, return leave_pipe_read(context, again))

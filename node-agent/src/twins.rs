@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, HashMap};
 const MOST_OPEN: usize = 4096;
 
 /// Calls that wait for another one; further ones do not wait.
-const MOST_HELD: usize = 64;
+const MOST_HELD: usize = 32;
 
 /// How long a call waits for the one that it may be a part of, ns.
 const PATIENCE: u64 = 30_000_000_000;

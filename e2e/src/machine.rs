@@ -1,10 +1,14 @@
 //! Virtual machines with another kernel: Debian's, booted by QEMU into a root of this machine's programs.
 
-use crate::process::run;
+use crate::process::{run, run_for};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 use tempfile::TempDir;
+
+/// Beyond this a machine is taken for hung: it is emulated, and so is the verifier that reads all our programs.
+const PATIENCE: Duration = Duration::from_secs(900);
 
 /// A kernel to boot.
 #[derive(Clone, Debug)]
@@ -109,9 +113,10 @@ impl Packed {
     /// Boots a kernel with these additions to its command line, and waits until it switches itself off.
     ///
     /// # Panics
-    /// QEMU cannot run, or the machine does not end within [`crate::process::PATIENCE`].
+    /// QEMU cannot run, or the machine does not end within [`PATIENCE`].
     pub fn boot(&self, kernel: &Kernel, parameters: &str) -> Said {
-        let output = run(Command::new("qemu-system-x86_64")
+        let mut machine = Command::new("qemu-system-x86_64");
+        machine
             // One thread for all CPUs: with several, emulation sometimes misses a breakpoint that another CPU has set.
             .args(["-machine", "q35", "-accel", "tcg,thread=single", "-cpu", "max", "-smp", "2", "-m", "1G"])
             .args(["-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot"])
@@ -120,7 +125,8 @@ impl Packed {
             .arg("-initrd")
             .arg(self.folder.path().join("initrd"))
             .args(["-append", &format!("console=ttyS0 quiet panic=-1 {parameters}")])
-            .stdin(std::process::Stdio::null()));
+            .stdin(std::process::Stdio::null());
+        let output = run_for(&mut machine, PATIENCE);
         let console = String::from_utf8_lossy(&output.stdout).replace('\r', "");
         assert!(output.status.success(), "QEMU: {}\n{console}", String::from_utf8_lossy(&output.stderr));
         Said::of(console)

@@ -49,10 +49,18 @@ impl Process {
     ///
     /// # Panics
     /// It had to be killed.
-    pub fn wait(mut self) -> ExitStatus {
-        let watchdog = Watchdog::over(self.child.id());
+    pub fn wait(self) -> ExitStatus {
+        self.wait_for(PATIENCE)
+    }
+
+    /// As [`Self::wait`], with another limit.
+    ///
+    /// # Panics
+    /// It had to be killed.
+    pub fn wait_for(mut self, patience: Duration) -> ExitStatus {
+        let watchdog = Watchdog::over(self.child.id(), patience);
         let status = self.child.wait().expect("a child of ours can be waited for");
-        assert!(!watchdog.has_bitten(), "{} did not end within {PATIENCE:?}", self.name);
+        assert!(!watchdog.has_bitten(), "{} did not end within {patience:?}", self.name);
         status
     }
 }
@@ -71,6 +79,14 @@ impl Drop for Process {
 /// # Panics
 /// It cannot be started, or did not end within [`PATIENCE`].
 pub fn run(command: &mut Command) -> Output {
+    run_for(command, PATIENCE)
+}
+
+/// As [`run`], with another limit.
+///
+/// # Panics
+/// It cannot be started, or did not end within it.
+pub fn run_for(command: &mut Command, patience: Duration) -> Output {
     let mut process = Process::spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
     let read = |pipe: Option<Box<dyn Read + Send>>| {
         thread::spawn(move || {
@@ -83,7 +99,7 @@ pub fn run(command: &mut Command) -> Output {
     };
     let stdout = read(process.child.stdout.take().map(|pipe| Box::new(pipe) as _));
     let stderr = read(process.child.stderr.take().map(|pipe| Box::new(pipe) as _));
-    let status = process.wait();
+    let status = process.wait_for(patience);
     Output {
         status,
         stdout: stdout.join().expect("reading a pipe does not panic"),
@@ -161,10 +177,10 @@ struct Watchdog {
 }
 
 impl Watchdog {
-    fn over(pid: u32) -> Self {
+    fn over(pid: u32, patience: Duration) -> Self {
         let (ended, wait) = channel::<()>();
         let thread = thread::spawn(move || {
-            let late = wait.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout);
+            let late = wait.recv_timeout(patience) == Err(RecvTimeoutError::Timeout);
             if late {
                 send(pid, Signal::KILL);
             }

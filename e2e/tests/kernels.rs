@@ -23,8 +23,7 @@ fn the_main_jobs_are_done_on_every_kernel() {
     let kernels = Kernel::fetch(series);
     let found: Vec<&str> = kernels.iter().map(|kernel| kernel.series.as_str()).collect();
     assert_eq!(found, series, "each series is tested, or it is known that it is not");
-    let rows: Vec<Row> =
-        kernels.iter().map(|kernel| Row::of(kernel, &root.boot(kernel, "part=jobs"))).collect();
+    let rows: Vec<Row> = kernels.chunks(AT_ONCE).flat_map(|kernels| boot(root, kernels)).collect();
     if let Some(path) = std::env::var_os("KERNELS_TABLE") {
         std::fs::write(path, page(&rows)).expect("a page of ours can be written");
     }
@@ -49,6 +48,22 @@ fn a_kernel_that_does_not_let_us_is_told_apart_in_words() {
         assert_ne!(status, "0");
         assert!(text.contains("BTF"), "{text}");
     }
+}
+
+/// Machines that run at once: each has one core to be emulated on.
+const AT_ONCE: usize = 2;
+
+fn boot(root: &Packed, kernels: &[Kernel]) -> Vec<Row> {
+    std::thread::scope(|scope| {
+        let machines: Vec<_> = kernels
+            .iter()
+            .map(|kernel| scope.spawn(|| Row::of(kernel, &root.boot(kernel, "part=jobs"))))
+            .collect();
+        let join = |machine: std::thread::ScopedJoinHandle<'_, Row>| {
+            machine.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        machines.into_iter().map(join).collect()
+    })
 }
 
 /// The root with the agent in it; none where this machine cannot test.

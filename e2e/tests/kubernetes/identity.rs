@@ -12,11 +12,14 @@ pub(crate) fn an_agent_in_a_deployment(world: &World) {
     let namespace = "shop";
     world.namespace(namespace);
     let mut container = caller("agent", &world.authority, &[]);
-    // The SDK's own settings, and a file for its trust.
+    // The SDK's own settings, and a file for its trust. One process asks again and again: of one that is gone between two
+    // looks of the agent's report nothing would stand there.
     container["command"] = json!(["/bin/sh", "-c"]);
-    container["args"] = json!([
-        "printf %s \"$MODEL_CA\" >/tmp/ca.pem; while python3 /opt/agents/demo_agent.py; do sleep 2; done"
-    ]);
+    container["args"] = json!([r#"printf %s "$MODEL_CA" >/tmp/ca.pem
+exec python3 -c 'import runpy, time
+while True:
+    runpy.run_path("/opt/agents/demo_agent.py", run_name="__main__")
+    time.sleep(2)'"#]);
     let mut variables = container["env"].as_array().cloned().unwrap_or_default();
     for (name, value) in [
         ("OPENAI_BASE_URL", "https://model-server.models/v1"),

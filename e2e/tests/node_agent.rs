@@ -230,10 +230,11 @@ fn grants_are_obeyed_as_they_change_and_without_an_api_server() {
     let [one, two] = ["one", "two"].map(|name| pod(&plane, name));
     let folder = tempfile::tempdir().unwrap();
     let node = NodeAgent::start(&agent, &folder, &plane.kubeconfig(), &collector, None);
-    let first = cgroups.container(&one, 'a');
-    let second = cgroups.container(&two, 'b');
-    status(&plane, "one", 'a');
-    status(&plane, "two", 'b');
+    // Other ones than those of the tests beside this one: the API server names these.
+    let first = cgroups.container(&one, '4');
+    let second = cgroups.container(&two, '5');
+    status(&plane, "one", '4');
+    status(&plane, "two", '5');
 
     let applied = Instant::now();
     grant(&plane, &json!({"matchLabels": {"app": "one"}}), 1);

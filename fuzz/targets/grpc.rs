@@ -59,6 +59,7 @@ fn read(path: &str, flags: u8, request: &[u8], response: &[u8], size: usize) -> 
     let head = RequestHead {
         method: "POST".to_owned(),
         path: path.to_owned(),
+        query: String::new(),
         authority: Some("llm.example".to_owned()),
         headers: headers.clone(),
         at,
